@@ -1,0 +1,22 @@
+"""How commands print: data to stdout, everything else to stderr."""
+
+import sys
+from collections.abc import Iterable, Sequence
+
+
+def say(text: str) -> None:
+    """Print a line for the person at the terminal, on stderr."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Print rows as an aligned table on stdout; plain text, so that a pipe can read it."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    grid = Table(*header, box=box.SIMPLE_HEAD if sys.stdout.isatty() else None, pad_edge=False, show_edge=False)
+    for row in rows:
+        grid.add_row(*("-" if cell is None else str(cell) for cell in row))
+    console = Console(width=None if sys.stdout.isatty() else 200, highlight=False, markup=False, emoji=False)
+    console.print(grid)
