@@ -1,0 +1,76 @@
+"""Write the generated pages of docs/reference: the command line as it answers, the recipe's keys as they are read.
+
+python docs/generate.py            write the pages
+python docs/generate.py --check    exit 1 when a page is old
+"""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+
+from penala.cli.main import COMMANDS, cli
+from penala.inputs import used_inputs
+from penala.recipe import OUR_DEFAULTS, finetuning_inputs
+
+REFERENCE = Path(__file__).parent / "reference"
+
+
+def commands(command: click.Command, name: str, parent: click.Context | None = None) -> Iterator[tuple[str, str]]:
+    """Yield (name, help text) of a command and of everything below it."""
+    context = click.Context(command, info_name=name.split()[-1], parent=parent, terminal_width=100, max_content_width=100)
+    yield name, command.get_help(context)
+    if isinstance(command, click.Group):
+        for verb in command.list_commands(context):
+            child = command.get_command(context, verb)
+            assert child is not None
+            yield from commands(child, f"{name} {verb}", context)
+
+
+def cli_page() -> str:
+    """Return the page of all help texts."""
+    parts = ["# Command line", "", "Made by `make docs` from the program's own help texts.", ""]
+    for name, text in commands(cli, "penala"):
+        parts += [f"## `{name}`", "", "```text", text.rstrip(), "```", ""]
+    assert len(COMMANDS) > 5
+    return "\n".join(parts)
+
+
+def finetuning_page() -> str:
+    """Return the page of fine-tuning inputs: type, default, and whether a recipe may change it today."""
+    parts = [
+        "# Fine-tuning inputs",
+        "",
+        "Made by `make docs` from the component's YAML. `default` is what runs when neither the recipe nor the model's",
+        "publisher says anything; penala's own defaults are in bold, the rest are Azure ML's. An input marked *fixed* is",
+        "refused by name when a recipe sets it to anything else.",
+        "",
+        "| input | type | default | | what it does |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for name, spec in finetuning_inputs().items():
+        default = f"**{OUR_DEFAULTS[name]}**" if name in OUR_DEFAULTS else "" if spec.default is None else spec.default
+        kind = ", ".join(spec.enum) or spec.type
+        fixed = "" if name in used_inputs() else "fixed"
+        parts.append(f"| `{name}` | {kind} | {default} | {fixed} | {spec.description} |")
+    return "\n".join([*parts, ""])
+
+
+def main(check: bool) -> int:
+    """Write or compare the pages; return the exit code."""
+    old = []
+    for name, text in {"cli.md": cli_page(), "finetuning.md": finetuning_page()}.items():
+        path = REFERENCE / name
+        if check:
+            old += [] if path.is_file() and path.read_text(encoding="utf-8") == text else [path]
+        else:
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+    for path in old:
+        print(f"{path} is old; `make docs` writes it anew", file=sys.stderr)
+    return 1 if old else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main("--check" in sys.argv[1:]))
