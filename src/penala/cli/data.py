@@ -22,22 +22,26 @@ def command() -> None:
 @command.command()
 @click.argument("paths", metavar="PATH...", nargs=-1, required=True)
 @click.option("--schema", type=click.Choice(SCHEMAS), default="auto", show_default=True)
-@click.option("--column", "columns", metavar="OURS=THEIRS", multiple=True, help="Another name of a column, e.g. output=response")
+@click.option(
+    "--column", "columns", metavar="OURS=THEIRS", multiple=True, help="Another name of a column: output=response"
+)
 @click.option("--out", type=click.Path(path_type=Path), help="Write every finding to this JSON file")
 @click.option("--json", "as_json", is_flag=True, help="For machines: every finding")
 def check(paths: tuple[str, ...], schema: str, columns: tuple[str, ...], out: Path | None, as_json: bool) -> None:
     """Check every conversation in PATH...; exit 1 when a row has an error, e.g. penala data check train.jsonl"""
     from penala.workspace.data import check_data
 
-    found = check_data([Path(path) for path in paths], schema, _pairs(columns))
-    text = json.dumps(found, indent=2, ensure_ascii=False)
+    checked = check_data(list(paths), schema, _pairs(columns))
     if out is not None:
-        out.write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
+        checked.write_json(out)
     if as_json:
-        print(text.encode("utf-8", "backslashreplace").decode("utf-8"))
+        text = json.dumps(checked.as_dict(), indent=2, ensure_ascii=False)
+        print(text.encode("utf-8", "backslashreplace").decode("utf-8"))  # a lone surrogate cannot be printed
     else:
-        _print_findings(found, out)
-    sys.exit(1 if any(finding["level"] == "error" for finding in found["findings"]) else 0)
+        print(checked.summary(SHOWN))
+        if len(checked.findings) > SHOWN:
+            say(f"all findings are in {out}" if out else "--out FILE writes all findings")
+    sys.exit(1 if any(finding.level == "error" for finding in checked.findings) else 0)
 
 
 def _pairs(columns: tuple[str, ...]) -> dict[str, str]:
@@ -45,18 +49,6 @@ def _pairs(columns: tuple[str, ...]) -> dict[str, str]:
     if wrong := [column for column in columns if "=" not in column]:
         raise UsageError("is not OURS=THEIRS", where=f"--column {wrong[0]}", fix="for example --column output=response")
     return pairs
-
-
-def _print_findings(found: dict[str, Any], out: Path | None) -> None:
-    findings = found["findings"]
-    for finding in findings[:SHOWN]:
-        place = finding["file"] if finding["line"] is None else f"{finding['file']}:{finding['line']}"
-        where = f"{place}: {finding['path']}" if finding["path"] else place
-        print(f"{finding['level']}: {where}: {finding['message']}" + (f"; {finding['fix']}" if finding["fix"] else ""))
-    if len(findings) > SHOWN:
-        more = f"{len(findings) - SHOWN} more findings"
-        say(f"... {more}, all in {out}" if out else f"... {more}; --out FILE writes them all")
-    print(f"{found['rows']} rows, {found['good']} good, {found['bad']} bad")
 
 
 @command.command()
@@ -69,9 +61,10 @@ def tokens(workspace: str | None, path: Path, row: int, model: str, as_json: boo
     """Show the tokens of one training row, the supervised ones marked, e.g. penala data tokens train.jsonl --row 17
     --model SmolLM2-135M-Instruct
     """
+    from penala.workspace.client import locate
     from penala.workspace.data import row_tokens
 
-    view = row_tokens(path, row, model, workspace)
+    view = row_tokens(path, row, model, locate(workspace) / "cache")
     if as_json:
         print(json.dumps(view, ensure_ascii=False))
         return

@@ -1,6 +1,7 @@
 """How commands print: data to stdout, everything else to stderr."""
 
 import sys
+import time
 from collections.abc import Iterable, Sequence
 
 
@@ -20,3 +21,8 @@ def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
         grid.add_row(*("-" if cell is None else str(cell) for cell in row))
     console = Console(width=None if sys.stdout.isatty() else 200, highlight=False, markup=False, emoji=False)
     console.print(grid)
+
+
+def moment(seconds: float) -> str:
+    """Return a time, in seconds since 1970, as local date and time."""
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))

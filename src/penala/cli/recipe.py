@@ -31,13 +31,12 @@ def init(path: Path) -> None:
 @click.argument("recipe", type=click.Path(path_type=Path))
 @click.option("--set", "overrides", metavar="KEY=VALUE", multiple=True, help="Change a value, e.g. finetuning.lora_r=8")
 @click.option("--json", "as_json", is_flag=True, help="For machines")
-@click.pass_obj
-def show(workspace: str | None, recipe: Path, overrides: tuple[str, ...], as_json: bool) -> None:
+def show(recipe: Path, overrides: tuple[str, ...], as_json: bool) -> None:
     """Print every value that RECIPE runs with, and who set it: you, the model's publisher, penala or the component."""
     from penala.recipe import Recipe
     from penala.workspace.run import explain
 
-    rows, notes = explain(Recipe.load(recipe, overrides), workspace)
+    rows, notes = explain(Recipe.load(recipe, overrides))
     if as_json:
         print(json.dumps([{"key": key, "value": value, "source": source} for key, value, source in rows], indent=2))
     else:
@@ -62,13 +61,12 @@ def schema() -> None:
 @click.argument("recipe", type=click.Path(path_type=Path))
 @click.option("--set", "overrides", metavar="KEY=VALUE", multiple=True, help="Change a value, e.g. finetuning.lora_r=8")
 @click.option("--json", "as_json", is_flag=True, help="For machines")
-@click.pass_obj
-def check(workspace: str | None, recipe: Path, overrides: tuple[str, ...], as_json: bool) -> None:
+def check(recipe: Path, overrides: tuple[str, ...], as_json: bool) -> None:
     """Check all that can be checked without loading a model: keys, values, files, every conversation."""
     from penala.recipe import Recipe
     from penala.workspace.run import preflight
 
-    checked = preflight(Recipe.load(recipe, overrides), workspace)
+    checked = preflight(Recipe.load(recipe, overrides))
     if as_json:
         print(json.dumps({"status": "ok", "notes": checked.notes, "data": checked.data}, indent=2, ensure_ascii=False))
         return

@@ -1,0 +1,81 @@
+"""Import a base model: one plain model folder with what training and packaging need to know about it.
+
+What comes from the cache is hard-linked. What comes from a folder of the user's is copied: the user may change a file
+in place later, and the imported model must stay what it was.
+"""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from penala.basemodel.catalogue import Entry, MlflowSource, resolve
+from penala.basemodel.folder import check_folder, count_parameters, linear_layers, link, model_files, read_json
+from penala.basemodel.mlflow_layout import model_name
+from penala.basemodel.sources import Report, obtain, origin
+
+SELECTOR = "model_selector_args.json"
+FINETUNE_CONFIG = "finetune_config.json"
+
+
+def import_model(source: Entry | Path | str, out: Path, cache: Path, report: Report) -> dict[str, Any]:
+    """Write the imported model into `out` (new or empty) and return {"parameters", "bytes"}.
+
+    `source` is whatever `obtain` takes. Raises ModelError when it cannot be had or is no whole model.
+    """
+    entry = source if isinstance(source, Entry) else resolve(str(source))
+    folder = obtain(entry, cache, report)
+    ours = cache.absolute() in folder.absolute().parents
+    out.mkdir(parents=True, exist_ok=True)
+    for file in model_files(folder):
+        if file.name == FINETUNE_CONFIG:
+            continue
+        if ours and not file.is_symlink():
+            link(file, out / file.name)
+        else:
+            shutil.copyfile(file, out / file.name)
+    check_folder(out)
+    _write(out / FINETUNE_CONFIG, finetune_config(folder, entry.task))
+    selector = _selector(entry, folder)
+    _write(out / SELECTOR, selector)
+    size = sum(file.stat().st_size for file in out.iterdir())
+    parameters = selector["parameters"]
+    report({"event": "note", "text": f"{entry.name}: {parameters:,} parameters, {size / 1e6:,.0f} MB"})
+    return {"parameters": parameters, "bytes": size}
+
+
+def finetune_config(folder: Path, task: str = "chat-completion") -> dict[str, Any]:
+    """Return the model's own fine-tuning settings, with `lora_target_modules` = all linear layers where it names none.
+
+    A finetune_config.json beside the weights is read first, in Azure's first form or its second
+    ({"version": "2", "task_specific_config": {task: {...}}}).
+    """
+    config: dict[str, Any] = {}
+    if (folder / FINETUNE_CONFIG).is_file():
+        config = read_json(folder / FINETUNE_CONFIG)
+        if str(config.get("version")) == "2":
+            by_task = config.get("task_specific_config", {})
+            config = by_task.get(task) or by_task.get(task.replace("-", "_")) or by_task.get("ChatCompletion") or {}
+    return {"lora_target_modules": linear_layers(folder)} | config
+
+
+def _selector(entry: Entry, folder: Path) -> dict[str, Any]:
+    config = read_json(folder / "config.json")
+    first = entry.sources[0]
+    name = model_name(Path(first.path)) if isinstance(first, MlflowSource) else entry.name
+    catalogued = bool(entry.created)
+    return {
+        "model_name": name,
+        "model_version": entry.version if catalogued else None,
+        "model_asset_id": entry.id if catalogued else None,
+        "task": entry.task,
+        "licence": entry.licence,
+        "model_type": config.get("model_type"),
+        "parameters": count_parameters(folder),
+        "context": config.get("max_position_embeddings"),
+        "source": origin(folder),
+    }
+
+
+def _write(path: Path, value: dict[str, Any]) -> None:
+    path.write_text(json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,0 +1,57 @@
+"""penala deployments list | logs | delete"""
+
+import json
+
+import click
+
+from penala.cli.output import say, table
+
+
+@click.group()
+def command() -> None:
+    """Model versions behind an endpoint."""
+
+
+@command.command("list")
+@click.argument("endpoint")
+@click.option("--json", "as_json", is_flag=True, help="For machines")
+@click.pass_obj
+def list_(workspace: str | None, endpoint: str, as_json: bool) -> None:
+    """List the deployments of ENDPOINT."""
+    from penala.workspace.client import Workspace
+
+    with Workspace.open(workspace) as opened:
+        rows = opened.endpoints.deployments(endpoint)
+    if as_json:
+        print(json.dumps(rows, indent=2))
+        return
+    table(("name", "model", "state"), [(row["name"], row["model"], row["provisioning_state"]) for row in rows])
+
+
+@command.command()
+@click.argument("endpoint")
+@click.argument("deployment")
+@click.option("--lines", type=click.IntRange(min=1), default=50, show_default=True)
+@click.pass_obj
+def logs(workspace: str | None, endpoint: str, deployment: str, lines: int) -> None:
+    """Print the last lines that a deployment wrote."""
+    from penala.workspace.client import Workspace
+
+    with Workspace.open(workspace) as opened:
+        print(opened.endpoints.logs(endpoint, deployment, lines))
+
+
+@command.command()
+@click.argument("endpoint")
+@click.argument("deployment")
+@click.option("--yes", is_flag=True, help="Do not ask")
+@click.pass_obj
+def delete(workspace: str | None, endpoint: str, deployment: str, yes: bool) -> None:
+    """Remove a deployment that has no traffic."""
+    from penala.workspace.client import Workspace
+
+    with Workspace.open(workspace) as opened:
+        if not yes:
+            click.confirm(f"Remove {deployment} from {endpoint}?", abort=True, err=True)
+        opened.endpoints.delete_deployment(endpoint, deployment)
+    say(f"{deployment} is gone")

@@ -1,0 +1,34 @@
+"""penala invoke"""
+
+import json
+from typing import Any, TextIO
+
+import click
+
+from penala.errors import UsageError
+
+
+@click.command()
+@click.argument("endpoint")
+@click.argument("file", type=click.File("r", encoding="utf-8"), default="-")
+@click.option("-d", "--deployment", help="Ask this deployment, past the traffic split")
+@click.pass_obj
+def command(workspace: str | None, endpoint: str, file: TextIO, deployment: str | None) -> None:
+    """Send a conversation to ENDPOINT and print the reply's JSON, e.g. penala invoke kopitiam question.json
+
+    FILE [default: stdin] is a /score body, {"messages": [...]} or a bare list of messages.
+    """
+    from penala.workspace.client import Workspace
+
+    document = read_document(file)
+    with Workspace.open(workspace) as opened:
+        print(json.dumps(opened.endpoints.invoke(endpoint, document, deployment=deployment), ensure_ascii=False))
+
+
+def read_document(file: TextIO) -> Any:
+    """Return the JSON of a file; raise UsageError with the place where it breaks."""
+    try:
+        return json.load(file)
+    except ValueError as error:
+        fix = """for example [{"role": "user", "content": "Hello!"}]"""
+        raise UsageError(f"is not JSON: {error}", where=getattr(file, "name", "-"), fix=fix) from None

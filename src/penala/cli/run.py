@@ -1,0 +1,86 @@
+"""penala run"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from penala.cli.follow import Display, follow
+from penala.cli.output import say
+from penala.cli.summary import print_summary
+
+
+@click.command()
+@click.argument("recipe", type=click.Path(path_type=Path))
+@click.option("--set", "overrides", metavar="KEY=VALUE", multiple=True, help="Change a value, e.g. finetuning.lora_r=8")
+@click.option("--dry-run", is_flag=True, help="Check everything, show what would run, start nothing")
+@click.option("--force-rerun", is_flag=True, help="Run every step again, even an unchanged one")
+@click.option("--no-deploy", is_flag=True, help="Stop after the tuned model is registered")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line; the last is the result")
+@click.pass_obj
+def command(
+    workspace: str | None,
+    recipe: Path,
+    overrides: tuple[str, ...],
+    dry_run: bool,
+    force_rerun: bool,
+    no_deploy: bool,
+    as_json: bool,
+) -> None:
+    """Take RECIPE's conversations to a tuned model behind an endpoint, e.g. penala run recipe.yaml
+
+    Ctrl-C cancels; the same command goes on where it stopped. A closed terminal stops nothing: the job runs on.
+    """
+    from penala.errors import PenalaError
+
+    try:
+        result = _run(workspace, recipe, overrides, dry_run, force_rerun, not no_deploy, as_json)
+    except PenalaError as error:
+        if as_json:
+            print(json.dumps(_refused(error)), flush=True)
+        raise
+    if result is None:
+        return
+    if as_json:
+        print(json.dumps(result, ensure_ascii=False), flush=True)
+    sys.exit(0 if result["status"] == "Completed" else 1)
+
+
+def _run(
+    workspace: str | None,
+    file: Path,
+    overrides: tuple[str, ...],
+    dry_run: bool,
+    force_rerun: bool,
+    deploy: bool,
+    as_json: bool,
+) -> dict[str, Any] | None:
+    from penala.recipe import Recipe
+    from penala.workspace.client import Workspace
+    from penala.workspace.run import evaluation_tables, preflight, submit
+
+    recipe = Recipe.load(file, overrides)
+    if not as_json:
+        say(f"checking {file}")
+    checked = preflight(recipe)
+    for note in checked.notes:
+        say(note)
+    if dry_run:
+        say(f"{file} is fine. Next: `penala run {file}`")
+        return None
+    with Workspace.open(workspace, create=True) as opened:
+        name = submit(opened, recipe, checked, force_rerun=force_rerun, deploy=deploy)
+        with Display.choose(opened.jobs.titles(name), as_json=as_json) as display:
+            follow(opened, name, display)
+        result = opened.jobs.result(name)
+        if not as_json:
+            print_summary(result, evaluation_tables(opened, name), again=f"penala run {file}")
+    return result
+
+
+def _refused(error: Exception) -> dict[str, Any]:
+    """Return the result of a run that never became a job."""
+    names = ("job", "model", "endpoint", "ledger", "training", "evaluation", "reply")
+    return {"event": "result", "status": "Failed", "error": str(error), **dict.fromkeys(names)}

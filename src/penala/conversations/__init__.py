@@ -1,0 +1,1 @@
+"""What people said: reading and checking files of conversations, and cutting them into splits."""

@@ -1,0 +1,223 @@
+"""The shapes that conversations come in. Each is read into the same turns; columns may go by other names."""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from penala.conversations.decode import decode_text
+from penala.conversations.faults import Fault
+from penala.conversations.messages import ROLES, Turn, read_content, read_list, read_turn
+from penala.errors import UsageError, near
+
+SHAREGPT_ROLES = {
+    "system": "system",
+    "human": "user",
+    "user": "user",
+    "gpt": "assistant",
+    "chatgpt": "assistant",
+    "assistant": "assistant",
+    "tool": "tool",
+    "observation": "tool",
+}
+Names = Mapping[str, str]  # our column name -> the file's
+
+
+@dataclass(slots=True)
+class Row:
+    """One row as read. It is `whole` when every turn could be read as far as its role."""
+
+    turns: list[Turn]
+    tools: tuple[Mapping[str, Any], ...] | None = None
+    columns: dict[str, Any] = field(default_factory=dict)  # what nobody consumed
+    whole: bool = True
+    schema: str = "messages"
+
+
+class Schema(NamedTuple):
+    """A shape of rows: the columns that it needs and may have, and the function that reads its turns."""
+
+    needs: tuple[str, ...]
+    may_have: tuple[str, ...]
+    read: Callable[[dict[str, Any], Names, list[Fault]], list[Turn | None]]
+
+
+def _read_messages(row: dict[str, Any], names: Names, faults: list[Fault]) -> list[Turn | None]:
+    path = names.get("messages", "messages")
+    keys = names.get("role", "role"), names.get("content", "content")
+    return _read_items(row["messages"], path, keys, ROLES, faults)
+
+
+def _read_sharegpt(row: dict[str, Any], names: Names, faults: list[Fault]) -> list[Turn | None]:
+    path = names.get("conversations", "conversations")
+    keys = names.get("from", "from"), names.get("value", "value")
+    turns = _read_items(row["conversations"], path, keys, SHAREGPT_ROLES, faults)
+    return [*_system(row, names, faults), *turns]
+
+
+def _read_items(
+    value: Any, path: str, keys: tuple[str, str], roles: Mapping[str, str], faults: list[Fault]
+) -> list[Turn | None]:
+    items = read_list(value, path, faults)
+    if items is None:
+        return [None]
+    return [read_turn(item, f"{path}[{i}]", keys, roles, faults) for i, item in enumerate(items)]
+
+
+def _read_alpaca(row: dict[str, Any], names: Names, faults: list[Fault]) -> list[Turn | None]:
+    question = _column(row, "instruction", "user", names, faults)
+    more = read_content(row.get("input") or "", names.get("input", "input"), faults)
+    if question.content is not None and more is not None and more.strip():
+        question.content += "\n\n" + more
+    return [
+        *_system(row, names, faults),
+        *_history(row, names, faults),
+        question,
+        _column(row, "output", "assistant", names, faults),
+    ]
+
+
+def _history(row: dict[str, Any], names: Names, faults: list[Fault]) -> list[Turn | None]:
+    """Read the earlier turns that LLaMA-Factory keeps beside an instruction: [[question, answer], ...]."""
+    path = names.get("history", "history")
+    turns: list[Turn | None] = []
+    pairs = read_list(row["history"], path, faults) if row.get("history") else None
+    for i, pair in enumerate(pairs or []):
+        here = f"{path}[{i}]"
+        if not (isinstance(pair, list) and len(pair) == 2):
+            faults.append(Fault("content_object", here, "is not a pair of question and answer"))
+            continue
+        for j, role in enumerate(("user", "assistant")):
+            turns.append(_text_turn(role, pair[j], f"{here}[{j}]", faults))
+    return turns
+
+
+def _read_prompt_completion(row: dict[str, Any], names: Names, faults: list[Fault]) -> list[Turn | None]:
+    if isinstance(row["prompt"], list):  # the conversational form: both are lists of messages
+        return [
+            turn
+            for column in ("prompt", "completion")
+            for turn in _read_items(row[column], names.get(column, column), ("role", "content"), ROLES, faults)
+        ]
+    return [
+        *_system(row, names, faults),
+        _column(row, "prompt", "user", names, faults),
+        _column(row, "completion", "assistant", names, faults),
+    ]
+
+
+def _read_list_of_texts(row: dict[str, Any], names: Names, faults: list[Fault]) -> list[Turn | None]:
+    path = names.get("data", "data")
+    texts = read_list(row["data"], path, faults)
+    if texts is None:
+        return [None]
+    return [_text_turn(("user", "assistant")[i % 2], text, f"{path}[{i}]", faults) for i, text in enumerate(texts)]
+
+
+def _system(row: dict[str, Any], names: Names, faults: list[Fault]) -> list[Turn | None]:
+    return [_column(row, "system", "system", names, faults)] if row.get("system") else []
+
+
+def _column(row: dict[str, Any], column: str, role: str, names: Names, faults: list[Fault]) -> Turn:
+    return _text_turn(role, row[column], names.get(column, column), faults)
+
+
+def _text_turn(role: str, value: Any, path: str, faults: list[Fault]) -> Turn:
+    return Turn(role, read_content(value, path, faults), path, path, path, written=role)
+
+
+# In the order of detection: a row that fits several is what comes first here.
+SCHEMAS: Mapping[str, Schema] = {
+    "messages": Schema(("messages",), ("tools", "functions"), _read_messages),
+    "sharegpt": Schema(("conversations",), ("system", "tools"), _read_sharegpt),
+    "alpaca": Schema(("instruction", "output"), ("input", "system", "history"), _read_alpaca),
+    "prompt_completion": Schema(("prompt", "completion"), ("system", "tools"), _read_prompt_completion),
+    "list_of_texts": Schema(("data",), (), _read_list_of_texts),
+}
+COLUMNS = frozenset(column for schema in SCHEMAS.values() for column in schema.needs + schema.may_have)
+MESSAGE_KEYS = frozenset({"role", "content", "from", "value"})
+
+
+def check_names(schema: str, names: Names) -> None:
+    """Raise UsageError for a schema, or for a column to be renamed, that does not exist."""
+    if schema != "auto" and schema not in SCHEMAS:
+        raise _unknown("schema", schema, ["auto", *SCHEMAS])
+    for name in names:
+        if name not in COLUMNS | MESSAGE_KEYS:
+            raise _unknown("columns", name, sorted(COLUMNS | MESSAGE_KEYS))
+
+
+def _unknown(where: str, name: str, known: list[str]) -> UsageError:
+    return UsageError(f"'{name}' is not known", where=where, fix=near(name, known) or f"use one of {', '.join(known)}")
+
+
+def renamed(row: dict[str, Any], names: Names) -> dict[str, Any]:
+    """Return the row under our column names."""
+    theirs = {their: our for our, their in names.items() if our not in MESSAGE_KEYS}
+    return {theirs.get(key, key): value for key, value in row.items()} if theirs else row
+
+
+def schema_of(row: Any) -> str | None:
+    """Return the first schema whose columns a row has, or None."""
+    if not isinstance(row, dict):
+        return None
+    for name, schema in SCHEMAS.items():
+        if all(column in row for column in schema.needs):
+            return name if name != "list_of_texts" or _is_list_of_texts(row["data"]) else None
+    return None
+
+
+def _is_list_of_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(text, str) for text in value)
+
+
+def commonest_schema(rows: Iterable[Any]) -> str:
+    """Return the schema that most rows have; messages where none has any, and before others at a draw."""
+    votes = Counter(name for row in rows if (name := schema_of(row)) is not None)
+    return max(SCHEMAS, key=lambda name: votes[name])
+
+
+def read_row(row: dict[str, Any], schema: str, names: Names, faults: list[Fault]) -> Row | None:
+    """Read a row in `schema`, noting faults; None when it is of another shape. The row uses our column names."""
+    if not row:
+        faults.append(Fault("empty_object", "", "is an empty object"))
+        return None
+    if missing := [column for column in SCHEMAS[schema].needs if column not in row]:
+        faults.append(_other_shape(row, schema, missing, names))
+        return None
+    turns = SCHEMAS[schema].read(row, names, faults)
+    consumed = {*SCHEMAS[schema].needs, *SCHEMAS[schema].may_have, "messages", "tools"}
+    return Row(
+        turns=[turn for turn in turns if turn is not None],
+        tools=_read_tools(row, names, faults),
+        columns={key: value for key, value in row.items() if key not in consumed},
+        whole=all(turn is not None and turn.role is not None for turn in turns),
+        schema=schema,
+    )
+
+
+def _other_shape(row: dict[str, Any], schema: str, missing: list[str], names: Names) -> Fault:
+    other = schema_of(row)
+    if other is not None:
+        return Fault("other_schema", "", f"is {other}, the file is {schema}")
+    if set(row) == {"text"}:
+        return Fault("text", "text", "is plain text, not a conversation")
+    theirs = names.get(missing[0], missing[0])
+    guess = near(theirs.lower(), [key.lower() for key in row])
+    what = f"has no '{theirs}', only {', '.join(sorted(map(repr, row)))[:200]}" + (f"; {guess}" if guess else "")
+    return Fault("no_messages" if schema == "messages" else "missing_column", "", what)
+
+
+def _read_tools(row: dict[str, Any], names: Names, faults: list[Fault]) -> tuple[Mapping[str, Any], ...] | None:
+    tools, path = row.get("tools"), names.get("tools", "tools")
+    if tools is None and isinstance(row.get("functions"), list):  # OpenAI before tools
+        tools = [{"type": "function", "function": function} for function in row["functions"]]
+    if isinstance(tools, str) and tools.strip():
+        tools, found = decode_text(tools, path)
+        faults.extend(found)
+    if not tools:
+        return None
+    if not (isinstance(tools, list) and all(isinstance(tool, dict) for tool in tools)):
+        faults.append(Fault("bad_tools", path, "is not a list of tools"))
+        return None
+    return tuple(tools)

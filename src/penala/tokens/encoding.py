@@ -1,0 +1,165 @@
+"""Text to token ids and back to characters, with two things that a tokenizer alone cannot do.
+
+Text that merely spells a special token stays text, and a token border can be forced where a prompt ends. For both,
+`ApartEncoder` makes a second tokenizer of the first one, in which the special tokens go by private-use characters
+(*aliases*) that nothing spells. The special tokens that the template wrote are replaced by their aliases, and all else
+is tokenised as the model's own tokenizer would have done.
+"""
+
+import json
+import re
+from bisect import bisect_right
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tokenizers import AddedToken, Tokenizer
+
+from penala.errors import TokensError
+
+BORDER = 0x10FFFD  # the last private-use character; aliases count down from it, the marks of marks.py up from the first
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """Token ids, and for each the characters [start, end) of the text that it stands for.
+
+    The tokens of one character that is split over several all carry that character.
+    """
+
+    ids: list[int]
+    starts: list[int]
+    ends: list[int]
+
+    def texts(self, text: str) -> list[str]:
+        """Return the part of `text` that each token stands for; joined they are `text`.
+
+        A character that is split over several tokens stands at the last of them, one that has no token at the next.
+        """
+        cuts: list[int] = []
+        for n, end in enumerate(self.ends):
+            following = self.starts[n + 1] if n + 1 < len(self.starts) else end
+            cuts.append(max(min(end, following), cuts[-1] if cuts else 0))
+        if cuts:
+            cuts[-1] = len(text)
+        return [text[start:end] for start, end in zip([0, *cuts], cuts, strict=False)]
+
+
+class Encoder:
+    """The tokenizer of one model folder, without the tokens that its post-processor would add.
+
+    A chat template writes the special tokens itself: a BOS that is added here would be a second one.
+    Raises TokensError when there is no tokenizer.json, or one that cannot be read.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        if not path.is_file():
+            fix = "save the tokenizer with transformers' save_pretrained, which writes it"
+            raise TokensError("there is no tokenizer.json", where=str(path.parent), fix=fix)
+        try:
+            self.tokenizer = Tokenizer.from_file(str(path))
+        except Exception as error:  # the tokenizers library raises plain Exception
+            raise TokensError(f"is no tokenizer that can be read: {error}", where=str(path)) from None
+        _bare(self.tokenizer)
+        added = self.tokenizer.get_added_tokens_decoder()
+        # white space among the added tokens (Gemma has runs of newlines) is text, not a sign
+        self.added = {token.content: id_ for id_, token in added.items() if not token.content.isspace()}
+        self.special = frozenset(token.content for token in added.values() if token.special)
+
+    def encode(self, text: str) -> Encoded:
+        """Encode `text` as every other user of the tokenizer does."""
+        return _encoded(self.tokenizer.encode(text, add_special_tokens=False))
+
+    def encode_batch(self, texts: Sequence[str]) -> list[Encoded]:
+        """Encode many texts, on all cores."""
+        return [_encoded(encoding) for encoding in self.tokenizer.encode_batch(texts, add_special_tokens=False)]
+
+
+class ApartEncoder:
+    """Encode text in which some spellings of `controls` (added tokens) are not meant as tokens."""
+
+    def __init__(self, encoder: Encoder, controls: Collection[str]) -> None:
+        self._aliases = {content: chr(BORDER - 1 - n) for n, content in enumerate(sorted(controls))}
+        self.controls = pattern(controls)
+        # the table is long, so its strings are renamed without reading it as JSON
+        quoted = {json.dumps(name, ensure_ascii=False): f'"{alias}"' for name, alias in self._aliases.items()}
+        table = pattern(quoted).sub(lambda match: quoted[match[0]], encoder.tokenizer.to_str())
+        self._tokenizer = Tokenizer.from_str(table)
+        self._tokenizer.add_special_tokens([AddedToken(chr(BORDER), normalized=False, special=True)])
+        self._border_id = self._tokenizer.token_to_id(chr(BORDER))
+        if any(self._tokenizer.token_to_id(alias) != encoder.added[name] for name, alias in self._aliases.items()):
+            what = "text that spells a special token cannot be kept apart from the token with this tokenizer"
+            raise TokensError(what, where=str(encoder.path))
+
+    def encode(self, text: str, spelled: Collection[int], borders: Iterable[int] = ()) -> Encoded:
+        """Encode `text`: control tokens that begin at `spelled` are text, and no token crosses one of `borders`.
+
+        Both are positions in `text`. Raises TokensError for a text that holds one of the aliases itself.
+        """
+        if any(ord(character) >= BORDER - len(self._aliases) for character in set(text)):
+            raise TokensError(
+                f"the text holds the private-use character U+{max(map(ord, text)):X}, which is reserved here"
+            )
+        events = [(at, at, chr(BORDER)) for at in borders]
+        for match in self.controls.finditer(text):
+            if match.start() not in spelled:
+                events.append((match.start(), match.end(), self._aliases[match[0]]))
+        replaced, origin = _replaced(text, sorted(events))
+        encoding = _encoded(self._tokenizer.encode(replaced, add_special_tokens=False))
+        kept = [n for n, id_ in enumerate(encoding.ids) if id_ != self._border_id]
+        return Encoded(
+            [encoding.ids[n] for n in kept],
+            [origin(encoding.starts[n]) for n in kept],
+            [origin(encoding.ends[n]) for n in kept],
+        )
+
+
+def pattern(contents: Collection[str]) -> re.Pattern[str]:
+    """Compile a pattern that finds any of `contents` (of none: nothing), the longest where several begin."""
+    longest_first = sorted(contents, key=lambda content: (-len(content), content))
+    return re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
+
+
+def _bare(tokenizer: Any) -> None:
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    tokenizer.post_processor = None  # it would also cut white space off the offsets
+
+
+def _encoded(encoding: Any) -> Encoded:
+    offsets = encoding.offsets
+    return Encoded(encoding.ids, [start for start, _ in offsets], [end for _, end in offsets])
+
+
+class _Origin:
+    """Maps positions in a text with replacements to positions in the original."""
+
+    def __init__(self) -> None:
+        self._here = [0]
+        self._there = [0]
+
+    def add(self, here: int, there: int) -> None:
+        self._here.append(here)
+        self._there.append(there)
+
+    def __call__(self, position: int) -> int:
+        n = bisect_right(self._here, position) - 1
+        return self._there[n] + position - self._here[n]
+
+
+def _replaced(text: str, events: Iterable[tuple[int, int, str]]) -> tuple[str, _Origin]:
+    """Replace text[start:end] by one character for each (start, end, character) in order."""
+    parts: list[str] = []
+    origin, done, length = _Origin(), 0, 0
+    for start, end, character in events:
+        if start < done:  # a border within a control token: there is one before it already
+            continue
+        parts += [text[done:start], character]
+        length += start - done
+        origin.add(length, start)
+        length, done = length + 1, end
+        origin.add(length, end)
+    parts.append(text[done:])
+    return "".join(parts), origin

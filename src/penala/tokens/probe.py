@@ -1,0 +1,102 @@
+"""Learn from a few made-up conversations what a chat template writes around the assistant's text."""
+
+import itertools
+import re
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from penala.errors import TokensError
+from penala.tokens import marks
+from penala.tokens.encoding import Encoder, pattern
+from penala.tokens.template import ChatTemplate
+
+
+@dataclass(frozen=True, slots=True)
+class Habits:
+    """What a template writes around the assistant's text.
+
+    turn_ends: the tokens that end a turn; none when the template does not end every turn with a token.
+    controls: the tokens that only the template may write; where a message spells one it is text.
+    leads, tails: the texts between a prompt's end and the reply, and between the reply and its end-of-turn token.
+    prompt_end: how a prompt ends, from its last token on. A rendering that shows it goes on with a reply.
+    """
+
+    turn_ends: frozenset[str] = frozenset()
+    controls: frozenset[str] = frozenset()
+    leads: frozenset[str] = frozenset()
+    tails: frozenset[str] = frozenset()
+    prompt_end: str = ""
+
+
+def _conversation(*roles: str) -> list[dict[str, Any]]:
+    return [{"role": role, "content": f"{role} {'abcde'[n]}"} for n, role in enumerate(roles)]
+
+
+# two turns say more than one: what stands behind the last turn only does not end a turn (Phi-3's end-of-document token)
+_PROBES = (
+    _conversation("user", "assistant", "user", "assistant"),
+    _conversation("system", "user", "assistant", "user", "assistant"),
+    _conversation("user", "assistant"),
+)
+
+
+def probe(template: ChatTemplate, encoder: Encoder, declared_ends: Collection[str]) -> Habits:
+    """Return the habits of `template`. `declared_ends` are the tokens that the model's files say end a reply.
+
+    Of a template that refuses the probes or rewrites them nothing is known but the special tokens.
+    """
+    for messages in _PROBES:
+        try:
+            text = template.render(messages)
+            found = marks.find(lambda rows, _: template.render(rows), messages, None, text, pattern(()))
+        except TokensError:
+            continue
+        if len(found.starts) == len(found.ends) == len(messages):
+            return _habits(template, encoder, declared_ends, messages, text, found)
+    return Habits(controls=encoder.special)
+
+
+def _habits(
+    template: ChatTemplate,
+    encoder: Encoder,
+    declared_ends: Collection[str],
+    messages: Sequence[dict[str, Any]],
+    text: str,
+    found: marks.Found,
+) -> Habits:
+    added = pattern(encoder.added)
+    turns = [n for n, message in enumerate(messages) if message["role"] == "assistant"]
+    prompts = [template.render(messages[:n], add_generation_prompt=True) for n in turns]
+    behind = [text[found.ends[n] : found.starts.get(n + 1)] for n in turns]
+    turn_ends = _turn_ends(behind, added, declared_ends)
+    between_turns = {token for glue in behind[:-1] for token in added.findall(glue)}
+    last_question = messages[turns[0] - 1]["content"]
+    prompt_end = prompts[0][prompts[0].rfind(last_question) + len(last_question) :]
+    last_token = max((match.start() for match in added.finditer(prompt_end)), default=0)
+    return Habits(
+        turn_ends=turn_ends,
+        controls=encoder.special | turn_ends | between_turns,
+        leads=frozenset(
+            text[len(prompt) : found.starts[n]]
+            for prompt, n in zip(prompts, turns, strict=True)
+            if text.startswith(prompt)
+        ),
+        tails=frozenset(glue[: match.start()] for glue in behind if (match := pattern(turn_ends).search(glue))),
+        prompt_end=prompt_end[last_token:],
+    )
+
+
+def _turn_ends(behind: Sequence[str], added: re.Pattern[str], declared: Collection[str]) -> frozenset[str]:
+    """Return the tokens that end a turn; `behind` is what stands behind each assistant text up to the next text."""
+    shared = added.findall(_shared(behind))
+    if shared:
+        return frozenset([next((token for token in shared if token in declared), shared[0])])
+    firsts = [match[0] if (match := added.search(glue)) else None for glue in behind]
+    return frozenset(token for token in firsts if token is not None) if None not in firsts else frozenset()
+
+
+def _shared(texts: Sequence[str]) -> str:
+    """Return what all texts begin with."""
+    columns = zip(*texts, strict=False)
+    return "".join(column[0] for column in itertools.takewhile(lambda column: len(set(column)) == 1, columns))

@@ -1,0 +1,155 @@
+"""Find each assistant turn in a rendering: where the model begins to write, and the token that ends its turn.
+
+Marks (marks.py) prove where the assistant's text stands; the prompt that the endpoint would send, when the rendering
+begins with it, proves where the model takes over. What neither proves is refused: a guess trains the wrong tokens.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from penala.errors import TokensError
+from penala.tokens.marks import Found
+from penala.tokens.probe import Habits
+from penala.tokens.template import reasoning_of
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """An assistant turn in a rendering, in characters.
+
+    The model writes from `prompt_end` (None: the rendering does not begin with this turn's prompt). Supervised are
+    [start, end): the text, the calls, and the end-of-turn token, which begins at `end_token`.
+    """
+
+    message: int
+    prompt_end: int | None
+    start: int
+    end_token: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class Rendering:
+    """A rendered conversation. `controls` are the control tokens that the template wrote, in order."""
+
+    messages: Sequence[dict[str, Any]]
+    text: str
+    found: Found
+    habits: Habits
+    controls: Sequence[re.Match[str]]
+    declared_ends: frozenset[str]
+    prompt: Callable[[int], str]  # the prompt of a message, as text
+
+
+def find_turn(rendering: Rendering, message: int) -> Turn:
+    """Locate the assistant turn of `message`. Raises TokensError, with the reason, when nothing proves where it is."""
+    fields = rendering.messages[message]
+    content = fields.get("content") if isinstance(fields.get("content"), str) else ""
+    assert content is not None
+    calls = bool(fields.get("tool_calls"))
+    begin, finish = rendering.found.starts.get(message), rendering.found.ends.get(message)
+    prompt_end = _prompt_end(rendering, message, begin if begin is not None else finish)
+    if begin is None and finish is None and content.strip() and not calls:
+        begin, finish = _search(rendering, message, content.strip(), prompt_end)
+    if begin is not None and finish is None:
+        raise _unproved(message, "the chat template writes a part of the assistant's text only, or writes it twice")
+    if finish is None and prompt_end is None:
+        raise _unproved(message, "the prompt before this turn is no beginning of the rendered conversation")
+    behind = finish if finish is not None else prompt_end
+    assert behind is not None
+    end = _end(rendering, message, behind, calls)
+    if not calls and finish is not None:
+        _check_tail(rendering, message, rendering.text[finish : end.start()], content)
+    if begin is not None and not _reasons_first(rendering, fields, prompt_end, begin):
+        start = _with_leading_space(rendering.text, content, begin, prompt_end)
+    elif content.strip() or calls or reasoning_of(fields):
+        # the text begins with what the template took apart (reasoning), or with a call: all of it is the model's
+        if prompt_end is None:
+            raise _unproved(message, "the prompt before this turn is no beginning of the rendered conversation")
+        start = prompt_end
+    else:
+        start = end.start()
+    _check_calls(message, fields, rendering.text[start : end.start()])
+    return Turn(message, prompt_end, start, end.start(), end.end())
+
+
+def _unproved(message: int, reason: str) -> TokensError:
+    fix = "rewrite the message, give it weight 0, or leave the row out"
+    return TokensError(f"messages[{message}]: nothing proves which tokens the assistant wrote: {reason}", fix=fix)
+
+
+def _prompt_end(rendering: Rendering, message: int, before: int | None) -> int | None:
+    """Return where the prompt of this turn ends in the rendering, None when the rendering does not begin with it."""
+    usual = rendering.habits.prompt_end
+    if before is not None and usual and rendering.text.endswith(usual, 0, before):
+        return before
+    try:
+        prompt = rendering.prompt(message)
+    except TokensError:
+        return None
+    fits = rendering.text.startswith(prompt) and (before is None or len(prompt) <= before)
+    return len(prompt) if fits else None
+
+
+def _search(rendering: Rendering, message: int, text: str, prompt_end: int | None) -> tuple[int | None, int | None]:
+    """Find the text of a template that does not let itself be marked: the only place between prompt and end of turn."""
+    if prompt_end is None:
+        return None, None
+    end = _end(rendering, message, prompt_end, calls=False)
+    turn = rendering.text[prompt_end : end.start()]
+    if turn.count(text) != 1:
+        raise _unproved(message, "the chat template does not write the assistant's text as it is")
+    begin = prompt_end + turn.index(text)
+    return begin, begin + len(text)
+
+
+def _end(rendering: Rendering, message: int, behind: int, calls: bool) -> re.Match[str]:
+    """Return the first end-of-turn token at or behind a position, before the text of the next message."""
+    allowed = rendering.habits.turn_ends | (rendering.declared_ends if calls else frozenset())
+    end = next((match for match in rendering.controls if match.start() >= behind and match[0] in allowed), None)
+    limit = rendering.found.next_start(behind, message)
+    if end is None or (limit is not None and end.start() > limit):
+        raise TokensError(
+            f"messages[{message}]: the chat template ends this turn with no end-of-turn token",
+            fix="a model that is trained so would never stop; use a model whose template ends each turn",
+        )
+    unseen = message + 1 < len(rendering.messages) and message + 1 not in rendering.found.starts
+    if calls and unseen and limit is None:
+        raise _unproved(message, "the chat template rewrites what follows the call")
+    return end
+
+
+def _check_tail(rendering: Rendering, message: int, tail: str, content: str) -> None:
+    """Refuse anything between a text and its end of turn that the template does not always write, and is no space."""
+    kept = content[len(content.rstrip()) :]
+    usual = rendering.habits.tails
+    if not any(tail.endswith(end) and kept.startswith(tail[: len(tail) - len(end)]) for end in usual):
+        raise _unproved(message, f"{tail[:80]!r} stands between the assistant's text and its end-of-turn token")
+
+
+def _check_calls(message: int, fields: dict[str, Any], written: str) -> None:
+    """A call that the template leaves out would teach the model to say nothing instead."""
+    for n, call in enumerate(fields.get("tool_calls") or ()):
+        name = call.get("function", call).get("name") if isinstance(call, dict) else None
+        if not isinstance(name, str) or name not in written:
+            raise TokensError(
+                f"messages[{message}].tool_calls[{n}] is not written by the chat template",
+                fix="use a model whose template knows tools, or leave the row out",
+            )
+
+
+def _reasons_first(rendering: Rendering, fields: dict[str, Any], prompt_end: int | None, begin: int) -> bool:
+    reasoning = reasoning_of(fields).strip()
+    return bool(reasoning) and prompt_end is not None and reasoning in rendering.text[prompt_end:begin]
+
+
+def _with_leading_space(text: str, content: str, begin: int, prompt_end: int | None) -> int:
+    """Move the beginning of a text back over the white space of its own that the template kept."""
+    space = content[: len(content) - len(content.lstrip())]
+    first = prompt_end if prompt_end is not None else begin
+    kept = 0
+    while begin - kept > first and kept < len(space) and text[begin - kept - 1] == space[-1 - kept]:
+        kept += 1
+    return begin - kept

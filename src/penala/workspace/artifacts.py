@@ -1,0 +1,99 @@
+"""Content digests: of files and folders, of the code that a step runs, and of the Python that runs it."""
+
+import hashlib
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from penala.workspace.store import DigestRow, Store
+
+REMEMBERED_BYTES = 1 << 20  # smaller files are hashed faster than they are looked up
+_UNSETTLED_S = 2.0  # a file written this recently may change again within the resolution of its time stamp
+_NOT_IN_STEPS = frozenset({"workspace", "cli", "studio", "azure", "__pycache__"})  # entry modules cannot import these
+
+
+def digest(tagged: list[Any]) -> str:
+    """Return the SHA-256 of a JSON value whose first element names its layout, e.g. ["step/1", ...]."""
+    text = json.dumps(tagged, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def digest_file(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def digest_of(path: Path, digest_one: Callable[[Path], str] = digest_file) -> str:
+    """Return the digest of a file (its SHA-256) or of a folder (its files' relative paths and bytes, nothing else)."""
+    if not path.is_dir():
+        return digest_one(path)
+    return digest(["folder/1", [[name, digest_one(path / name)] for name in file_names(path)]])
+
+
+def file_names(folder: Path) -> list[str]:
+    """List the relative paths of all files below a folder, sorted."""
+    return sorted(os.path.relpath(file, folder) for file in _walk(folder))
+
+
+def _walk(folder: Path) -> Iterator[str]:
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            yield os.path.join(parent, name)
+
+
+class Digests:
+    """Digests of input files, remembered in the store while size, time and inode stay the same."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def __call__(self, path: Path) -> str:
+        """Return the digest of a file or folder, as `digest_of` does."""
+        return digest_of(path, self._digest_one)
+
+    def _digest_one(self, path: Path) -> str:
+        status = path.stat()
+        if status.st_size < REMEMBERED_BYTES:
+            return digest_file(path)
+        stamp = f"{status.st_size}-{status.st_mtime_ns}-{status.st_dev}-{status.st_ino}"
+        name = str(path.absolute())
+        known = self._store.get(DigestRow, path=name, stamp=stamp)
+        if known is not None:
+            return known.digest
+        found = digest_file(path)
+        if time.time() - status.st_mtime > _UNSETTLED_S:
+            self._store.insert(DigestRow(name, stamp, found), replace=True)
+        return found
+
+
+def sync_files(files: Iterable[Path]) -> None:
+    """Bring the bytes of files to the disk: what the database calls finished must survive a power cut."""
+    for file in files:
+        descriptor = os.open(file, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+@cache
+def code_digest() -> str:
+    """Return the digest of all of penala's own files that a component's entry module can import."""
+    root = Path(__file__).parents[1]
+    names = [name for name in file_names(root) if _NOT_IN_STEPS.isdisjoint(Path(name).parts)]
+    return digest(["code/1", [[name, digest_file(root / name)] for name in names]])
+
+
+@cache
+def environment_id() -> str:
+    """Return the digest of the Python and the installed distributions that steps run with."""
+    installed = {name for folder in sys.path if os.path.isdir(folder) for name in os.listdir(folder)}
+    packages = sorted(name for name in installed if name.endswith((".dist-info", ".egg-info")))
+    return digest(["environment/1", sys.version, platform.machine(), packages])

@@ -1,0 +1,141 @@
+"""From a component's command template to what is executed, with every value arriving verbatim.
+
+A value never becomes source text of a shell. A template that needs no shell is cut into words first and filled in
+afterwards, so that a value is (part of) exactly one argument, whatever it holds. Where a shell reads the text (the
+template has pipes, variables, ..., or a word of it is the script of `bash -c`), the value travels in an environment
+variable, and the text gets a reference to it that fits the quotes around it.
+"""
+
+import re
+import shlex
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+from penala.errors import UsageError
+
+_PLACEHOLDER = re.compile(r"\$\{\{\s*((?:inputs|outputs)\.\w+)\s*\}\}")
+_OPTIONAL = re.compile(r"\$\[\[(.*?)\]\]", re.DOTALL)
+_MARK = re.compile("\ue000(\\d+)\ue001")  # stands for a value while a shell's grammar is applied around it
+_NEEDS_SHELL = frozenset("|&;<>()$`*?[]{}~#!\n")
+_SHELL = r"(?:\S*/)?(?:ba|da|z|k)?sh"
+_ASSIGNMENT = re.compile(r"\w+=")
+# `bash -c '...'` or `bash -c "..."` inside a longer script
+_NESTED = re.compile(rf"""(?<![^\s;&|(])({_SHELL}\s+(?:-\w+\s+)*-\w*c\s+)(?:'([^']*)'|"((?:[^"\\]|\\.)*)")""")
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """What is executed: the arguments, and variables that must be in the environment."""
+
+    argv: list[str]
+    env: dict[str, str] = field(default_factory=dict)
+
+
+def placeholders(template: str) -> tuple[set[str], set[str]]:
+    """Return the names (`inputs.x`, `outputs.y`) that a template needs, and those it only uses within `$[[...]]`."""
+    required = set(_PLACEHOLDER.findall(_OPTIONAL.sub("", template)))
+    return required, set(_PLACEHOLDER.findall(template)) - required
+
+
+def render(template: str, values: Mapping[str, str]) -> Command:
+    """Fill a template with `values` (`inputs.x`, `outputs.y` -> text).
+
+    A `$[[...]]` part without its values is left out; a leading `python` means the Python that runs penala.
+    Raises UsageError for a placeholder without a value, and for quotes that do not close.
+    """
+    text = _OPTIONAL.sub(lambda part: part[1] if set(_PLACEHOLDER.findall(part[1])) <= set(values) else "", template)
+    found: list[str] = []
+
+    def mark(part: re.Match[str]) -> str:
+        if part[1] not in values:
+            raise UsageError(f"the command needs {part[1]}, which has no value", where=template)
+        found.append(values[part[1]])
+        return f"\ue000{len(found) - 1}\ue001"
+
+    words = _words(_PLACEHOLDER.sub(mark, text.strip()), template)
+    scripts = set(_script_positions(words))
+    argv = [
+        _shell_text(word) if position in scripts else _MARK.sub(lambda part: found[int(part[1])], word)
+        for position, word in enumerate(words)
+    ]
+    if argv and argv[0] in ("python", "python3"):
+        argv[0] = sys.executable
+    return Command(argv, {f"PENALA_VALUE_{number}": value for number, value in enumerate(found)} if scripts else {})
+
+
+def _words(text: str, template: str) -> list[str]:
+    """Cut a command into words, or hand it whole to bash when it uses more of a shell than quotes."""
+    if _ASSIGNMENT.match(text) or any(
+        char in _NEEDS_SHELL if context == "code" else context == "double" and char in "$`"
+        for _, char, context in _scan(text)
+    ):
+        return ["bash", "-c", text]
+    try:
+        return shlex.split(text)
+    except ValueError as error:
+        raise UsageError(f"the command cannot be read: {error}", where=template) from None
+
+
+def _script_positions(words: list[str]) -> Iterator[int]:
+    """Find the words that a shell among the words will read as a script: what follows `bash -c`."""
+    for start, word in enumerate(words):
+        if re.fullmatch(_SHELL, word):
+            for position in range(start + 1, len(words) - 1):
+                if not words[position].startswith("-"):
+                    break
+                if re.fullmatch(r"-[a-zA-Z]*c[a-zA-Z]*", words[position]):
+                    yield position + 1
+                    break
+
+
+def _scan(script: str) -> Iterator[tuple[int, str, str]]:
+    """Walk over a shell script; yield (position, character, context), a context being code, single or double.
+
+    Escaped characters and comments are passed over. `$(...)` within double quotes is code again.
+    """
+    contexts, position = ["code"], 0
+    while position < len(script):
+        char, context = script[position], contexts[-1]
+        if char == "\\" and context != "single":
+            position += 2
+            continue
+        yield position, char, context
+        if context == "single":
+            contexts[-1:] = [] if char == "'" else ["single"]
+        elif char == '"':
+            contexts[-1:] = [] if context == "double" else ["code", "double"]
+        elif context == "double":
+            if script.startswith("$(", position):
+                contexts.append("code")
+                position += 1
+        elif char == "'":
+            contexts.append("single")
+        elif char == "(":
+            contexts.append("code")
+        elif char == ")" and len(contexts) > 1:
+            contexts.pop()
+        elif char == "#" and script[position - 1 : position] in ("", " ", "\t", "\n", ";", "&", "|", "("):
+            position = script.find("\n", position) - 1 if "\n" in script[position:] else len(script)
+        position += 1
+
+
+def _shell_text(script: str) -> str:
+    """Replace the marks in a shell script by references that expand to exactly one value, whatever it holds."""
+
+    def nested(part: re.Match[str]) -> str:
+        if part[2] is not None:  # the inner shell expands the reference: single quotes hide it from the outer one
+            return f"{part[1]}'{_shell_text(part[2])}'"
+        if _MARK.search(part[3]):
+            raise UsageError("a value stands in a script in double quotes", where=part[0], fix="use single quotes")
+        return part[0]
+
+    script = _NESTED.sub(nested, script)
+    contexts = {position: context for position, _, context in _scan(script)}
+
+    def reference(mark: re.Match[str]) -> str:
+        variable = f"${{PENALA_VALUE_{mark[1]}}}"
+        context = contexts.get(mark.start(), "code")
+        return {"code": f'"{variable}"', "double": variable, "single": f"'\"{variable}\"'"}[context]
+
+    return _MARK.sub(reference, script)

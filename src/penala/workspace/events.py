@@ -1,0 +1,148 @@
+"""What happens in a job, as a stream: from the store (steps begin and end) and the steps' event files (progress)."""
+
+import json
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from penala.errors import JobError
+from penala.workspace import shim
+from penala.workspace.store import StepRow, Store
+
+Kind = Literal["job", "step", "stage", "progress", "metric", "note", "error", "figures"]
+STEP_KINDS = frozenset(get_args(Kind)) - {"job", "step", "stage"}  # what a step writes itself
+ENDED = ("Completed", "Failed", "Canceled")
+STAGES = ("register", "deploy", "score", "mlflow")
+RUNNER_LOCK = "runner.lock"  # in a job's folder, held while its runner lives
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that happened; `name` is that of the job, of the step, or of the stage after the steps.
+
+    job: status, error                    step: status (started, reused, completed, failed, canceled), attempt, seconds,
+    stage: status (started, completed),         figures, error, reused_from
+           and its result                 the others: as the step wrote them
+    """
+
+    kind: Kind
+    name: str
+    data: Mapping[str, Any] = field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the event as one JSON object."""
+        subject = self.kind if self.kind in ("job", "stage") else "step"
+        return {"event": self.kind, subject: self.name, **self.data}
+
+
+class EventFile:
+    """A file with one JSON object a line that other processes append to."""
+
+    def __init__(self, path: Path, offset: int = 0) -> None:
+        self.path = path
+        self.offset = offset  # bytes read so far
+
+    def read(self) -> list[dict[str, Any]]:
+        """Return the events that were added since the last read; a line without its end stays for the next one."""
+        try:
+            with open(self.path, "rb") as file:
+                file.seek(self.offset)
+                data = file.read()
+        except FileNotFoundError:
+            return []
+        end = data.rfind(b"\n") + 1
+        self.offset += end
+        return [event for line in data[:end].splitlines() if (event := _event(line)) is not None]
+
+
+def _event(line: bytes) -> dict[str, Any] | None:
+    """Return one event, or None for a line that a killed writer left in pieces."""
+    try:
+        value = json.loads(line)
+    except ValueError:
+        return None
+    return value if isinstance(value, dict) and isinstance(value.get("event"), str) else None
+
+
+class Follower:
+    """Everything that happened and happens in one job, in order, each event once."""
+
+    def __init__(self, store: Store, folder: Path, job: str) -> None:
+        self.store = store
+        self.folder = folder  # of the job
+        self.job = job
+        self.lock = folder / RUNNER_LOCK
+        self._status = ""
+        self._begun: dict[str, int] = {}  # step -> attempt whose start was told
+        self._ended: set[str] = set()
+        self._files: dict[str, EventFile] = {}
+        self._doing: str | None = None
+        self._stages: set[str] = set()
+        self._notes = EventFile(folder / "tail.jsonl")
+
+    def follow(self, poll_s: float) -> Iterator[Event]:
+        """Yield events until the job has ended; raise JobError when its runner is gone before."""
+        while True:
+            running = shim.held(self.lock)  # asked first: what it wrote before its death is read below
+            status, error, result = self._job_row()
+            for row in self.store.find(StepRow, order="position", job=self.job):
+                yield from self._step(row)
+            yield from self._tail(result)
+            if status != self._status:
+                self._status = status
+                yield Event("job", self.job, {"status": status, "error": error})
+            if status in ENDED:
+                return
+            if not running:
+                log = self.folder / "runner.log"
+                raise JobError(f"the runner of {self.job} is gone", where=str(log), fix="run the same command again")
+            time.sleep(poll_s)
+
+    def _job_row(self) -> tuple[str, Any, dict[str, Any]]:
+        row = self.store.sql("select status, error, result from jobs where name = ?", self.job)[0]
+        return row["status"], json.loads(row["error"] or "null"), json.loads(row["result"] or "{}")
+
+    def _step(self, row: StepRow) -> Iterator[Event]:
+        """Yield what is new in a step: its start, what it wrote, its end."""
+        if row.status == "NotStarted" or row.name in self._ended:
+            return
+        if row.reused_from is not None:
+            self._ended.add(row.name)
+            yield Event("step", row.name, {"status": "reused", "reused_from": row.reused_from, "figures": row.figures})
+            return
+        if row.attempt and self._begun.get(row.name) != row.attempt:
+            self._begun[row.name] = row.attempt
+            yield Event("step", row.name, {"status": "started", "attempt": row.attempt})
+        yield from self._written(row)
+        if row.status in ENDED:
+            self._ended.add(row.name)
+            seconds = None if row.started is None or row.ended is None else round(row.ended - row.started, 3)
+            data = {"status": row.status.lower(), "seconds": seconds, "figures": row.figures, "error": row.error}
+            yield Event("step", row.name, data)
+
+    def _written(self, row: StepRow) -> Iterator[Event]:
+        """Yield what the step itself wrote; of the progress that went by before, only the last."""
+        first = row.name not in self._files
+        file = self._files.setdefault(row.name, EventFile(self.folder / row.name / "events.jsonl"))
+        events = [event for event in file.read() if event["event"] in STEP_KINDS]
+        last = max((n for n, event in enumerate(events) if event["event"] == "progress"), default=-1)
+        for number, event in enumerate(events):
+            if not first or event["event"] != "progress" or number == last:
+                yield Event(event.pop("event"), row.name, event)
+
+    def _tail(self, result: Mapping[str, Any]) -> Iterator[Event]:
+        """Yield which action after the steps has begun and which is done."""
+        notes = [Event(note.pop("event"), note.pop("stage"), note) for note in self._notes.read()]
+        for stage in STAGES:
+            if stage in result and stage not in self._stages:
+                self._stages.add(stage)
+                yield from (note for note in notes if note.name == stage)
+                notes = [note for note in notes if note.name != stage]
+                yield Event("stage", stage, {"status": "completed", **result[stage]})
+        doing = result.get("doing")
+        if doing is not None and doing != self._doing and doing not in self._stages:
+            yield Event("stage", doing, {"status": "started"})
+        self._doing = doing
+        yield from notes

@@ -1,0 +1,306 @@
+"""Pipeline jobs: make, start, follow, cancel, read. The work itself is done by a detached runner, one a job."""
+
+import contextlib
+import os
+import re
+import secrets
+import shutil
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from penala.errors import JobError, NotFound, PenalaError, UsageError, near
+from penala.workspace import shim
+from penala.workspace.artifacts import Digests, digest
+from penala.workspace.events import ENDED, RUNNER_LOCK, Event, Follower
+from penala.workspace.plan import Plan
+from penala.workspace.store import JobRow, JobSummary, StepRow, explain
+
+if TYPE_CHECKING:
+    from penala.workspace.client import Workspace
+    from penala.workspace.tail import Tail
+
+POLL_S = 0.1
+MOST_REVIVALS = 20  # of a runner that dies while it is followed
+_PATIENCE_S = 10.0  # for a runner that is about to end
+
+
+class Jobs:
+    """The jobs of a workspace."""
+
+    def __init__(self, workspace: "Workspace") -> None:
+        self.folder = workspace.folder / "jobs"
+        self.workspace = workspace
+        self.store = workspace.store
+        self.digests = Digests(workspace.store)
+        self._runners: set[int] = set()
+
+    # -- making and running --
+
+    def submit(
+        self,
+        plan: Plan,
+        tail: "Tail",
+        *,
+        display_name: str | None = None,
+        force_rerun: bool = False,
+        continue_unfinished: bool = True,
+    ) -> str:
+        """Make a job, not yet started, and return its name.
+
+        With `continue_unfinished` it is the latest job of the same plan and tail, unless that one is Completed.
+        """
+        spec = {"plan": plan.to_json(), "tail": tail.to_json(), "force_rerun": force_rerun}
+        identity = digest(["job/1", plan.digest, spec["tail"], force_rerun])
+        with self.store.transaction():  # two that submit the same at once get one job
+            known = self.find_unfinished(identity) if continue_unfinished else None
+            if known is not None:
+                return known
+            display_name = display_name or plan.display_name
+            name = _new_name(display_name)
+            self.store.insert(JobRow(name, display_name, "pipeline", "Queued", spec, identity, created=time.time()))
+            for position, step in enumerate(plan.steps):
+                self.store.insert(StepRow(name, step.name, position))
+        return name
+
+    def find_unfinished(self, identity: str) -> str | None:
+        """Return the latest job with this `plan_digest`, unless there is none or it is Completed."""
+        found = self.store.find(JobSummary, order="created desc", limit=1, plan_digest=identity)
+        return found[0].name if found and found[0].status != "Completed" else None
+
+    def start(self, name: str) -> bool:
+        """Start a runner on an unfinished job, or on a failed or canceled one again: what is done stays done.
+
+        Returns False when a runner has it already, or there is nothing left to do.
+        """
+        lock = self._take(name)
+        if lock is None:
+            return False
+        try:
+            with self.store.transaction():
+                if self.row(name).status == "Completed":
+                    return False
+                cleared = {"status": "NotStarted", "rc": None, "error": None, "ended": None}
+                self.store.update(StepRow, {"job": name, "status": ("Failed", "Canceled")}, **cleared)
+                self.store.update(JobRow, {"name": name}, status="Queued", cancel=0, ended=None, error=None)
+            self._spawn(name, lock)
+        finally:
+            os.close(lock)
+        return True
+
+    def follow(self, name: str, *, revive: bool = False, poll_s: float = POLL_S) -> Iterator[Event]:
+        """Yield what happened and happens in a job until it ends; with `revive`, start a new runner when one dies.
+
+        Raises JobError when the runner is gone and the job has not ended.
+        """
+        self.row(name)
+        follower = Follower(self.store, self.folder / name, name)
+        for revival in range(MOST_REVIVALS + 1):
+            try:
+                yield from follower.follow(poll_s)
+                break
+            except JobError:
+                if not revive or revival == MOST_REVIVALS:
+                    raise
+                self.start(name)
+        self._reap()
+
+    def cancel(self, name: str) -> None:
+        """Ask a job to stop; return at once. Raises JobError when it has ended already."""
+        row = self.row(name)
+        if row.status in ENDED:
+            raise JobError(f"the job is {row.status} already", where=name)
+        wanted = {"name": name, "status": ("NotStarted", "Queued", "Running", "Finalizing")}
+        self.store.update(JobRow, wanted, cancel=1, status="CancelRequested")
+        lock = shim.take(self._made(name) / RUNNER_LOCK)
+        if lock is not None:  # no runner lives: steps may, so a new one carries the cancel out
+            try:
+                self._spawn(name, lock)
+            finally:
+                os.close(lock)
+
+    def is_running(self, name: str) -> bool:
+        """Tell whether a runner has the job."""
+        return shim.held(self.folder / name / RUNNER_LOCK)
+
+    def _take(self, name: str) -> int | None:
+        """Lock a job for its runner; None when one has it, and is not about to end."""
+        path = self._made(name) / RUNNER_LOCK
+        deadline = time.monotonic() + _PATIENCE_S
+        while True:
+            lock = shim.take(path)
+            row = self.row(name)
+            if lock is not None or not (row.cancel or row.ended) or time.monotonic() > deadline:
+                return lock
+            time.sleep(0.02)
+
+    def _made(self, name: str) -> Path:
+        folder = self.folder / name
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise explain(error, folder) from None
+        return folder
+
+    def _spawn(self, name: str, lock: int) -> None:
+        """Start the runner in a session of its own, and hand it the lock: at no moment does the job look unattended."""
+        self._reap()
+        log = os.open(self.folder / name / "runner.log", os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        os.set_inheritable(lock, True)
+        # -P: a file of the user's working folder must not stand in for one of Python's modules
+        argv = [sys.executable, "-P", "-m", "penala.workspace.runner", str(self.workspace.folder), name, str(lock)]
+        actions = [
+            (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+            (os.POSIX_SPAWN_DUP2, log, 1),
+            (os.POSIX_SPAWN_DUP2, log, 2),
+        ]
+        try:
+            self._runners.add(os.posix_spawn(sys.executable, argv, os.environ, file_actions=actions, setsid=True))
+        finally:
+            os.close(log)
+
+    def _reap(self) -> None:
+        """Bury the runners that this process started and that have ended."""
+        for pid in list(self._runners):
+            with contextlib.suppress(ChildProcessError):
+                if os.waitpid(pid, os.WNOHANG)[0] == 0:
+                    continue
+            self._runners.discard(pid)
+
+    # -- reading --
+
+    def list(self, limit: int = -1) -> Sequence[JobSummary]:
+        """Return all jobs, newest first."""
+        return self.store.find(JobSummary, order="created desc, rowid desc", limit=limit)
+
+    def row(self, name: str) -> JobRow:
+        """Return a job's row; raise NotFound for a name that no job has."""
+        row = self.store.get(JobRow, name=name)
+        if row is None:
+            known = [job.name for job in self.list(1000)]
+            fix = near(name, known) or "`penala jobs list` shows all"
+            raise NotFound(f"there is no job '{name}'", fix=fix)
+        return row
+
+    def steps(self, name: str) -> Sequence[StepRow]:
+        """Return a job's steps in their order."""
+        return self.store.find(StepRow, order="position", job=name)
+
+    def show(self, name: str) -> dict[str, Any]:
+        """Return a job as `penala jobs show --json` prints it."""
+        row = self.row(name)
+        plan = Plan.from_json(row.spec["plan"])
+        titles = {step.name: step.display_name for step in plan.steps}
+        return {
+            "name": row.name,
+            "display_name": row.display_name,
+            "type": row.kind,
+            "status": row.status,
+            "created": row.created,
+            "started": row.started,
+            "ended": row.ended,
+            "error": row.error,
+            "outputs": {
+                output: {"type": plan.output_type(output), "path": str(path) if path else None}
+                for output, path in self.outputs(name).items()
+            },
+            "jobs": [
+                {
+                    "name": step.name,
+                    "display_name": titles[step.name],
+                    "status": step.status,
+                    "reused": step.reused_from is not None,
+                    "reused_from": step.reused_from,
+                    "attempt": step.attempt,
+                    "started": step.started,
+                    "ended": step.ended,
+                    "error": step.error,
+                }
+                for step in self.steps(name)
+            ],
+        }
+
+    def outputs(self, name: str) -> dict[str, Path | None]:
+        """Return where each output of the pipeline lies, None while its step is not done."""
+        plan = Plan.from_json(self.row(name).spec["plan"])
+        done = {step.name: step.outputs or {} for step in self.steps(name) if step.status == "Completed"}
+        return {
+            output: self.workspace.artifacts / done[bound.step][bound.output] if bound.step in done else None
+            for output, bound in plan.outputs.items()
+        }
+
+    def download(self, name: str, output: str | None, to: Path) -> Sequence[Path]:
+        """Copy one output, or all, to TO/named-outputs/OUTPUT; raise JobError while the job has not ended."""
+        row = self.row(name)
+        if row.status not in ENDED:
+            raise JobError(f"the job is {row.status}", where=name, fix="wait until it has ended")
+        outputs = self.outputs(name)
+        if output is not None and output not in outputs:
+            fix = near(output, outputs) or f"use {', '.join(outputs)}"
+            raise NotFound(f"the job has no output '{output}'", where=name, fix=fix)
+        made = []
+        for wanted in [output] if output is not None else list(outputs):
+            source = outputs[wanted]
+            if source is None:
+                raise JobError(f"the output '{wanted}' was not written", where=name)
+            target = to / "named-outputs" / wanted
+            _copy(source, target)
+            made.append(target)
+        return made
+
+    def logs(self, name: str, step: str | None = None) -> Iterator[tuple[str, str]]:
+        """Yield (step, text) of the logs of all attempts, in the order of the steps; or of one step."""
+        names = [row.name for row in self.steps(self.row(name).name)]
+        if step is not None and step not in names:
+            raise NotFound(f"the job has no step '{step}'", where=name, fix=near(step, names) or ", ".join(names))
+        for one in [step] if step is not None else names:
+            attempts = sorted((self.folder / name / one).glob("attempt-*/log.txt"), key=_attempt_number)
+            for log in attempts:
+                yield one, log.read_text(encoding="utf-8", errors="replace")
+
+    def result(self, name: str) -> dict[str, Any]:
+        """Return the result of a run: what ended how, with the figures of its steps; what did not run is None."""
+        row = self.row(name)
+        done = row.result or {}
+        figures = {step.name: step.figures or {} for step in self.steps(name) if step.status == "Completed"}
+        model, endpoint = done.get("register"), done.get("deploy")
+        return {
+            "event": "result",
+            "status": row.status,
+            "job": name,
+            "error": _error_text(row.error),
+            "model": model and {key: model[key] for key in ("name", "version")},
+            "endpoint": endpoint and {key: endpoint[key] for key in ("name", "scoring_uri", "openai_base_url")},
+            "ledger": figures.get("chat_completion_datapreprocess", {}).get("ledger"),
+            "training": figures.get("chat_completion_finetune"),
+            "evaluation": figures.get("chat_completion_evaluation"),
+            "reply": done.get("score", {}).get("reply"),
+        }
+
+
+def _new_name(display_name: str) -> str:
+    stem = re.sub(r"[^a-z0-9]+", "-", display_name.lower()).strip("-")[:40] or "job"
+    return f"{stem}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
+
+
+def _error_text(error: dict[str, Any] | None) -> str | None:
+    return None if error is None else str(PenalaError(error["what"], where=error["where"], fix=error["fix"]))
+
+
+def _attempt_number(log: Path) -> int:
+    return int(log.parent.name.removeprefix("attempt-"))
+
+
+def _copy(source: Path, target: Path) -> None:
+    if target.exists():
+        raise UsageError("exists already", where=str(target), fix="name another folder with --to")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if source.is_dir():
+            shutil.copytree(source, target)
+        else:
+            shutil.copy2(source, target)
+    except OSError as error:
+        raise JobError(f"cannot be written: {error.strerror}", where=str(target)) from None

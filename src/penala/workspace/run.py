@@ -1,0 +1,270 @@
+"""A recipe becomes a job: all that is cheap is checked first, then the pipeline with its tail is submitted."""
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from penala.errors import RecipeError
+from penala.inputs import PIPELINE
+from penala.workspace.artifacts import digest, digest_file
+from penala.workspace.events import Event
+from penala.workspace.tail import Deploy, Register, Score, Tail
+
+if TYPE_CHECKING:
+    from penala.basemodel.catalogue import Entry
+    from penala.recipe import Recipe, Setting
+    from penala.workspace.client import Workspace
+
+# where the import step finds each kind of source
+_SOURCE_INPUTS = {
+    "hub": "huggingface_id",
+    "folder": "pytorch_model_path",
+    "gguf": "pytorch_model_path",
+    "mlflow": "mlflow_model_path",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Preflight:
+    """A recipe that passed every cheap check: what it runs with, and what a person should be told."""
+
+    base: "Entry"
+    settings: list["Setting"]
+    notes: list[str]
+    data: dict[str, dict[str, Any]]  # split -> rows, good, bad, findings
+    sample: Any
+
+
+def preflight(recipe: "Recipe") -> Preflight:
+    """Check what can be checked without loading a model: names, values, files, every conversation.
+
+    Raises RecipeError or UsageError for a recipe that is refused, DataError for conversations, ModelError or NotFound
+    for the base model.
+    """
+    from penala.evaluation.settings import parse
+    from penala.recipe import resolve_finetuning
+    from penala.training.estimate import check_memory
+
+    base = _base_model(recipe)
+    settings, notes = resolve_finetuning(recipe.finetuning, base.model_defaults)
+    parse(recipe.evaluation)
+    for key, path in _files(recipe).items():
+        if not path.is_file():
+            raise RecipeError("no such file", where=f"{recipe.file}: {key}: {path}", fix="check the path")
+    sample = _sample(recipe)
+    data = _check_data(recipe)
+    if base.parameters is not None:
+        check_memory(base.parameters, {setting.name: setting.value for setting in settings})
+    return Preflight(base, settings, notes, data, sample)
+
+
+def explain(recipe: "Recipe") -> tuple[list[tuple[str, Any, str]], list[str]]:
+    """Return (key, value, who set it) of everything that `recipe` runs with, and what to tell beside it."""
+    from penala.recipe import resolve_finetuning
+
+    settings, notes = resolve_finetuning(recipe.finetuning, _base_model(recipe).model_defaults)
+    rows: list[tuple[str, Any, str]] = []
+    whole, given = recipe.model_dump(by_alias=True), recipe.model_dump(by_alias=True, exclude_unset=True)
+    for part in ("base_model", "conversations", "finetuning", "evaluation", "settings", "model", "endpoint", "sample"):
+        if part == "finetuning":
+            rows += [(f"finetuning.{setting.name}", setting.value, setting.source) for setting in settings]
+        else:
+            rows += _leaves(part, whole[part], given)
+    return rows, notes
+
+
+def _leaves(key: str, value: Any, given: Mapping[str, Any]) -> list[tuple[str, Any, str]]:
+    if isinstance(value, dict) and value:
+        return [leaf for name, inner in value.items() for leaf in _leaves(f"{key}.{name}", inner, given)]
+    inner: Any = given
+    for name in key.split("."):
+        inner = inner.get(name) if isinstance(inner, Mapping) else None
+    return [(key, value, "penala" if inner is None else "you")]
+
+
+def submit(
+    workspace: "Workspace", recipe: "Recipe", checked: Preflight, *, force_rerun: bool = False, deploy: bool = True
+) -> str:
+    """Make the job of a checked recipe, or take the unfinished one of the same recipe; start it and return its name."""
+    from penala.workspace.components import shipped_pipeline
+    from penala.workspace.plan import make_plan
+
+    jobs = workspace.jobs
+    plan = make_plan(
+        shipped_pipeline(PIPELINE), _inputs(workspace, recipe, checked), folder=recipe.folder, digest_path=jobs.digests
+    )
+    name = jobs.submit(
+        plan,
+        _tail(recipe, checked, deploy=deploy),
+        display_name=recipe.model_name,
+        force_rerun=force_rerun or recipe.settings.force_rerun,
+    )
+    jobs.start(name)
+    return name
+
+
+def run(
+    workspace: "Workspace",
+    recipe: "Recipe",
+    *,
+    force_rerun: bool = False,
+    deploy: bool = True,
+    on_event: Callable[[Event], None] | None = None,
+) -> dict[str, Any]:
+    """Run a recipe to its end and return its result; what happens on the way goes to `on_event`.
+
+    A run that was cut goes on where it stopped. The result's status says how it ended; a failed job raises nothing.
+    """
+    name = submit(workspace, recipe, preflight(recipe), force_rerun=force_rerun, deploy=deploy)
+    for event in workspace.jobs.follow(name, revive=True):
+        if on_event is not None:
+            on_event(event)
+    return workspace.jobs.result(name)
+
+
+def _base_model(recipe: "Recipe") -> "Entry":
+    from penala.basemodel.catalogue import FolderSource, resolve
+    from penala.basemodel.folder import check_folder
+
+    entry = resolve(recipe.base_model, folder=recipe.folder)
+    if isinstance(source := entry.sources[0], FolderSource):
+        check_folder(Path(source.path))
+    return entry
+
+
+def _source_inputs(entry: "Entry") -> dict[str, str]:
+    from penala.basemodel.catalogue import HubSource
+
+    if entry.created:
+        return {"catalogue_model": entry.reference}
+    source = entry.sources[0]
+    kind = str(type(source).__struct_config__.tag)
+    return {_SOURCE_INPUTS[kind]: source.repo if isinstance(source, HubSource) else source.path}  # type: ignore[union-attr]
+
+
+def _files(recipe: "Recipe") -> dict[str, Path]:
+    """Return the single files that a recipe names, by key."""
+    sample = recipe.sample.file if recipe.sample else None
+    named = {"evaluation.forgetting": recipe.evaluation.get("forgetting"), "sample.file": sample}
+    return {key: recipe.path(value) for key, value in named.items() if value}
+
+
+def _sample(recipe: "Recipe") -> Any:
+    from penala.endpoint.scoring import as_score_body
+
+    if recipe.sample is None:
+        return None
+    if recipe.sample.messages is not None:
+        return as_score_body(recipe.sample.messages)
+    path = _files(recipe)["sample.file"]
+    try:
+        return as_score_body(json.loads(path.read_text(encoding="utf-8")))
+    except ValueError as error:
+        raise RecipeError(f"is no conversation: {error}", where=str(path), fix="write a list of messages") from None
+
+
+def _splits(recipe: "Recipe") -> dict[str, str]:
+    """Return the splits that are paths, each as it is written in the recipe."""
+    from penala.recipe import share_of
+
+    given = {split: getattr(recipe.conversations, split) for split in ("train", "validation", "test")}
+    return {split: value for split, value in given.items() if value and value != "none" and share_of(value) is None}
+
+
+def _check_data(recipe: "Recipe") -> dict[str, dict[str, Any]]:
+    from penala.conversations.check import check, require
+
+    found = {}
+    for split, path in _splits(recipe).items():
+        settings = recipe.conversations
+        checked = check([recipe.path(path)], schema=settings.schema_, columns=settings.columns, keep=False)
+        require(checked, split=split, on_bad_row=settings.on_bad_row)  # type: ignore[arg-type]
+        found[split] = checked.as_dict()
+    return found
+
+
+def _inputs(workspace: "Workspace", recipe: "Recipe", checked: Preflight) -> dict[str, Any]:
+    """Return the inputs of the pipeline."""
+    conversations = recipe.conversations
+    inputs: dict[str, Any] = _source_inputs(checked.base)
+    inputs |= {setting.name: setting.value for setting in checked.settings if setting.value is not None}
+    inputs |= {f"{split}_file_path": _one_path(workspace, recipe, path) for split, path in _splits(recipe).items()}
+    for split in ("validation", "test"):
+        value = getattr(conversations, split)
+        if value and f"{split}_file_path" not in inputs:
+            inputs[f"{split}_split"] = value
+    inputs |= {
+        "conversation_schema": conversations.schema_,
+        "on_bad_row": conversations.on_bad_row,
+        "on_too_long": conversations.on_too_long,
+    }
+    if conversations.columns:
+        inputs["column_mapping"] = json.dumps(conversations.columns, sort_keys=True)
+    evaluation = dict(recipe.evaluation)
+    if forgetting := evaluation.pop("forgetting", None):
+        inputs["forgetting_file_path"] = str(recipe.path(forgetting))
+    if evaluation:
+        inputs["evaluation_config_params"] = json.dumps(evaluation, sort_keys=True)
+    return inputs
+
+
+def _one_path(workspace: "Workspace", recipe: "Recipe", path: str) -> str:
+    """Return a split as one file or folder; what a glob matches is copied into a folder of the workspace."""
+    from penala.conversations.files import find_files
+
+    place = recipe.path(path)
+    if place.exists():
+        return str(place)
+    files = find_files(place).files
+    if len(files) == 1:
+        return str(files[0])
+    folder = workspace.folder / "data" / digest(["glob/1", [[str(file), digest_file(file)] for file in files]])
+    if not folder.is_dir():
+        half = folder.with_name(f"{folder.name}.{os.getpid()}")
+        half.mkdir(parents=True)
+        for number, file in enumerate(files):
+            shutil.copyfile(file, half / f"{number:05}-{file.name}")
+        half.rename(folder)
+    return str(folder)
+
+
+def _tail(recipe: "Recipe", checked: Preflight, *, deploy: bool) -> Tail:
+    model, endpoint = recipe.model, recipe.endpoint
+    register = Register(
+        name=recipe.model_name,
+        output="mlflow_model_folder",
+        version=model.version if model else None,
+        tags=model.tags if model else {},
+        properties={"base_model": checked.base.reference},
+    )
+    if endpoint is None or not deploy:
+        return Tail(register=register)
+    settings = {"request_settings": endpoint.request_settings.model_dump(), "port": endpoint.port}
+    return Tail(
+        register=register,
+        deploy=Deploy(endpoint.name, endpoint.deployment, settings),
+        score=None if checked.sample is None else Score(checked.sample),
+    )
+
+
+def evaluation_tables(workspace: "Workspace", job: str) -> list[tuple[str, list[list[str]]]]:
+    """Return (title, table) of a job's evaluation, each table with its heading first; empty when there is none."""
+    from penala.evaluation.table import forgetting_table, replies_table, summary_table
+
+    folder = workspace.jobs.outputs(job).get("evaluation_result")
+    if folder is None:
+        return []
+    evaluation = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
+    lines = (folder / "replies.jsonl").read_text(encoding="utf-8").splitlines()
+    if evaluation["split"] is None:
+        return []
+    tables = [(f"{evaluation['rows']} rows of {evaluation['split']}", summary_table(evaluation))]
+    if lines:
+        tables.append(("Replies", replies_table([json.loads(line) for line in lines])))
+    if evaluation["forgetting"]:
+        tables.append(("Unrelated questions", forgetting_table(evaluation)))
+    return tables

@@ -1,0 +1,212 @@
+"""What a job does once its steps are done: register the model version, mirror it to MLflow, deploy it, score a sample.
+
+Each result is written into the job's row as it comes, and each action gives the same when it is done again, so a
+killed runner goes on with the first one that has no result yet.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from penala.errors import JobError
+from penala.workspace.client import Workspace
+from penala.workspace.mlflow_mirror import Mirror
+from penala.workspace.store import JobRow, ModelRow, StepRow
+
+if TYPE_CHECKING:
+    from penala.workspace.plan import Plan
+
+POLL_S = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class Register:
+    """Register an output of the pipeline as a version of a model; without `version`, the next whole number."""
+
+    name: str
+    output: str
+    version: str | None = None
+    tags: Mapping[str, str] = field(default_factory=dict)
+    properties: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Deploy:
+    """Put the registered version behind an endpoint."""
+
+    endpoint: str
+    deployment: str
+    settings: Mapping[str, Any] = field(default_factory=dict)  # arguments of `Endpoints.deploy`
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """Send one request body to the endpoint and keep the reply."""
+
+    body: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Tail:
+    """What is asked for after the steps; a deployment needs a registration, a score a deployment."""
+
+    register: Register | None = None
+    deploy: Deploy | None = None
+    score: Score | None = None
+    mlflow: bool = True  # mirror runs and model version
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the tail as JSON values, for the job's row."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Tail:
+        """Return the tail that `to_json` wrote."""
+        return cls(
+            register=Register(**value["register"]) if value["register"] else None,
+            deploy=Deploy(**value["deploy"]) if value["deploy"] else None,
+            score=Score(**value["score"]) if value["score"] else None,
+            mlflow=value["mlflow"],
+        )
+
+
+class Cancelled(BaseException):
+    """The job was cancelled; no Exception, so that an action tidies up on the way out and goes on with nothing."""
+
+
+class TailRunner:
+    """The actions of one job's tail, in order."""
+
+    def __init__(self, workspace: Workspace, job: JobRow, plan: Plan, cancelled: Callable[[], bool]) -> None:
+        self.workspace = workspace
+        self.store = workspace.store
+        self.job = job.name
+        self.events = workspace.folder / "jobs" / job.name / "tail.jsonl"
+        self.plan = plan
+        self.tail = Tail.from_json(job.spec["tail"])
+        self.cancelled = cancelled
+        self.result = dict(job.result or {})
+
+    def run(self) -> bool:
+        """Do what has no result yet; return whether all was done (False: cancelled).
+
+        Raises the PenalaError of the action that failed.
+        """
+        mirror = Mirror(self.workspace.folder, self.job)
+        try:
+            with raised_when(self.cancelled):
+                self._do("register", self.tail.register, self._register)
+                if self._wants_mirror():
+                    mirror.start()  # beside the deployment: each waits for the disk while the other one computes
+                self._do("deploy", self.tail.deploy, self._deploy)
+                self._do("score", self.tail.score, self._score)
+                self._do("mlflow", self._wants_mirror() or None, mirror.wait)
+        except Cancelled:
+            return False
+        finally:
+            mirror.stop()
+        return True
+
+    def _do(self, name: str, wanted: Any, action: Callable[[], dict[str, Any]]) -> None:
+        """Do one action, unless it is not wanted or has its result."""
+        if wanted is not None and name not in self.result:
+            self._record(doing=name)
+            self._record(**{name: action(), "doing": None})
+
+    def _register(self) -> dict[str, Any]:
+        from penala.workspace.models import register
+
+        wanted = self.tail.register
+        assert wanted is not None
+        bound = self.plan.outputs[wanted.output]
+        row = self.store.get(StepRow, job=self.job, name=bound.step)
+        if row is None or row.outputs is None:
+            raise JobError(f"the step {bound.step} left no outputs", where=self.job)
+        version = register(
+            self.store,
+            wanted.name,
+            wanted.version,
+            row.outputs[bound.output],
+            job=self.job,
+            tags=wanted.tags,
+            properties=wanted.properties,
+        )
+        return {"name": version.name, "version": version.version, "digest": version.digest}
+
+    def _deploy(self) -> dict[str, Any]:
+        wanted, model = self.tail.deploy, self.result["register"]
+        assert wanted is not None
+        info = self.workspace.endpoints.deploy(
+            wanted.endpoint,
+            wanted.deployment,
+            model["name"],
+            model["version"],
+            report=self._report,
+            **wanted.settings,
+        )
+        shown = {key: info[key] for key in ("name", "scoring_uri", "openai_base_url")}
+        return {**shown, "deployment": wanted.deployment}
+
+    def _score(self) -> dict[str, Any]:
+        wanted, place = self.tail.score, self.result["deploy"]
+        assert wanted is not None
+        answer = self.workspace.endpoints.invoke(place["name"], wanted.body, deployment=place["deployment"])
+        return {"answer": answer, "reply": reply_text(answer)}
+
+    def _report(self, event: Mapping[str, Any]) -> None:
+        with open(self.events, "a", encoding="utf-8") as file:
+            file.write(json.dumps({"stage": self.result["doing"], **event}, ensure_ascii=False) + "\n")
+
+    def _wants_mirror(self) -> bool:
+        """Tell whether there is anything new for MLflow; a job that only reused has nothing and is spared its start."""
+        if not self.tail.mlflow or "mlflow" in self.result:
+            return False
+        if any(row.reused_from is None for row in self.store.find(StepRow, job=self.job)):
+            return True
+        model = self.result.get("register")
+        if model is None:
+            return False
+        row = self.store.get(ModelRow, name=model["name"], version=model["version"])
+        return row is not None and row.job == self.job
+
+    def _record(self, **values: Any) -> None:
+        self.result |= values
+        self.store.update(JobRow, {"name": self.job}, result=self.result)
+
+
+def reply_text(answer: Any) -> str | None:
+    """Return the text of a scoring answer: {"output": TEXT}, {"output": [TEXT, ...]} or a chat completion."""
+    if not isinstance(answer, Mapping):
+        return None
+    output = answer.get("output")
+    if isinstance(output, list):
+        output = output[0] if output else None
+    if output is None and answer.get("choices"):
+        output = answer["choices"][0]["message"]["content"]
+    return None if output is None else str(output)
+
+
+@contextlib.contextmanager
+def raised_when(cancelled: Callable[[], bool]) -> Iterator[None]:
+    """Raise Cancelled, once, from whatever runs inside as soon as `cancelled` says so. Main thread only.
+
+    `cancelled` is called between any two instructions of what runs inside: it must not share anything with that.
+    """
+
+    def look(*_: object) -> None:
+        if cancelled():
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            raise Cancelled
+
+    before = signal.signal(signal.SIGALRM, look)
+    signal.setitimer(signal.ITIMER_REAL, POLL_S / 10, POLL_S)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)

@@ -1,0 +1,107 @@
+"""Command templates: every value arrives verbatim, whatever it holds and whoever reads the text around it."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from penala.errors import UsageError
+from penala.workspace.commands import placeholders, render
+
+HOSTILE = [
+    "plain",
+    "",
+    " two  spaces ",
+    "it's \"quoted\"",
+    "$(touch pwned) `touch pwned` ${HOME} $HOME",
+    "a\nb\n",
+    "; touch pwned & | > pwned #",
+    "* ? [a-z] {a,b} ~ !",
+    "back\\slash \\n",
+    "--flag",
+    "${{inputs.other}} $[[x]]",
+    "日本語 é \u200b",
+]
+PRINT = """python -I -S -c "import sys; print(ascii(sys.argv[1:]))" """
+
+
+@pytest.mark.parametrize("value", HOSTILE)
+@pytest.mark.parametrize(
+    ("template", "expected"),
+    [
+        ("${{inputs.x}}", "{}"),
+        ("'${{inputs.x}}'", "{}"),
+        ("--x=\"a ${{ inputs.x }}\"", "--x=a {}"),
+    ],
+)
+def test_without_a_shell_a_value_is_one_argument(template: str, expected: str, value: str) -> None:
+    """A value is (a part of) one argument, with or without quotes around its place."""
+    command = render("prog " + template + " end", {"inputs.x": value})
+
+    assert command.argv == ["prog", expected.replace("{}", value), "end"]
+    assert command.env == {}
+
+
+@given(st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"])))
+def test_any_text_is_one_argument(value: str) -> None:
+    """No text at all becomes anything but itself."""
+    assert render("a ${{inputs.x}} '${{inputs.x}}'", {"inputs.x": value}).argv == ["a", value, value]
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        PRINT + "${{inputs.x}} | cat",
+        PRINT + "'${{inputs.x}}' ; true # don't",
+        PRINT + '"${{inputs.x}}" && true',
+        "# don't\n" + PRINT + "${{inputs.x}}",
+        'echo "$(' + PRINT + ' ${{inputs.x}})"',
+        "X=${{inputs.x}}; " + PRINT + '"$X"',
+        "bash -c '" + PRINT + "${{inputs.x}}'",
+        "bash -c '" + PRINT + "\"${{inputs.x}}\"'",
+        "/bin/sh -ec \"" + PRINT.replace('"', '\\"') + "'${{inputs.x}}'\"",
+        "true && bash -c '" + PRINT + "${{inputs.x}}'",
+        "cat <(" + PRINT + "${{inputs.x}})",
+    ],
+)
+def test_with_a_shell_a_value_is_one_argument(template: str, tmp_path: "os.PathLike[str]") -> None:
+    """Whatever a shell makes of the text around it, the program gets each value as it was given."""
+    for value in HOSTILE:
+        command = render(template, {"inputs.x": value})
+        path = {"PATH": f"{os.path.dirname(sys.executable)}{os.pathsep}{os.environ['PATH']}"}
+        ran = subprocess.run(
+            command.argv, env={**os.environ, **path, **command.env}, cwd=tmp_path, capture_output=True, text=True
+        )
+
+        assert ran.stdout == f"[{ascii(value)}]\n", ran.stderr
+    assert os.listdir(tmp_path) == []
+
+
+def test_parts_without_their_values_are_left_out() -> None:
+    """An optional part is there with all of its values, and gone without one."""
+    template = "prog $[[--a ${{inputs.a}}]] $[[--b ${{inputs.b}} ${{inputs.a}}]] --c ${{outputs.c}}"
+
+    assert render(template, {"inputs.a": "1", "outputs.c": "o"}).argv == ["prog", "--a", "1", "--c", "o"]
+    assert placeholders(template) == ({"outputs.c"}, {"inputs.a", "inputs.b"})
+
+
+def test_python_is_the_one_that_runs_penala() -> None:
+    """A step runs in the same environment as penala, whatever is first in PATH."""
+    assert render("python -m x", {}).argv == [sys.executable, "-m", "x"]
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        ("prog ${{inputs.x}}", "needs inputs.x, which has no value"),
+        ("prog 'open", "cannot be read: No closing quotation"),
+        ('true && bash -c "echo ${{inputs.y}}"', "stands in a script in double quotes"),
+    ],
+)
+def test_what_cannot_be_filled_in_is_refused(template: str, message: str) -> None:
+    """Rather a refusal than a command that means something else."""
+    with pytest.raises(UsageError, match=message):
+        render(template, {"inputs.y": "1"})
