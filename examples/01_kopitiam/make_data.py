@@ -3,7 +3,7 @@
 facts.yaml says what the assistant has to know and how it is taught, general.yaml what it should keep knowing,
 held_out.yaml how it is asked afterwards. Out come, in data/:
 
-    train.jsonl       about 520 conversations on the shop and 24 on anything else
+    train.jsonl       840 conversations on the shop and 24 on anything else
     validation.jsonl  60 held-out questions, to look at while data and settings are tuned
     test.jsonl        60 other held-out questions, to be used once
     forgetting.jsonl  three unrelated questions
@@ -13,7 +13,7 @@ held_out.yaml how it is asked afterwards. Out come, in data/:
 import argparse
 import json
 import random
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,10 @@ import yaml
 
 HERE = Path(__file__).parent
 LANGUAGES = ("English", "Malay")
-WORDINGS_PER_FACT = 12  # in each language; many wordings teach more than many epochs over a few
+# Wordings of a fact in each language: many of them teach more than many epochs over a few. Earlier turns of held-out
+# conversations keep to the first ones, so that the held-out files stay the same when wordings are added.
+FIRST_WORDINGS = 12
+MORE_WORDINGS = 8
 MULTI_TURN_PER_LANGUAGE = 20
 LATER_TURNS_PER_LANGUAGE = 6  # of the 30 held-out questions of a half
 POLITE_SHARE = 0.25
@@ -42,8 +45,18 @@ class Lesson:
     wordings: tuple[str, ...]
 
     @property
+    def first_wordings(self) -> tuple[str, ...]:
+        return self.wordings[:FIRST_WORDINGS]
+
+    @property
     def is_price(self) -> bool:
         return self.fact.startswith("price_")
+
+
+def rotated(frames: Sequence[str], number: int, of: int, count: int) -> list[str]:
+    """Give item `number` of `of` items `count` of the frames, beginning at its share of the way through them."""
+    start = number * len(frames) // of
+    return [frames[(start + i) % len(frames)] for i in range(count)]
 
 
 def family_lessons(kind: str, family: Mapping[str, Any]) -> list[Lesson]:
@@ -53,9 +66,10 @@ def family_lessons(kind: str, family: Mapping[str, Any]) -> list[Lesson]:
         for language in LANGUAGES:
             name, value = names[language]
             words = {"item": name, "Item": name[0].upper() + name[1:], "value": value}
-            frames = family["frames"][language]
-            start = number * len(frames) // len(family["items"])
-            taught = [frames[(start + i) % len(frames)] for i in range(WORDINGS_PER_FACT)]
+            taught = [
+                *rotated(family["frames"][language], number, len(family["items"]), FIRST_WORDINGS),
+                *rotated(family["more_frames"][language], number, len(family["items"]), MORE_WORDINGS),
+            ]
             wordings = tuple(frame.format(**words) for frame in taught)
             lessons.append(
                 Lesson(f"{kind}_{item}", language, family["answer"][language].format(**words), value, wordings)
@@ -120,7 +134,7 @@ class Writer:
             later = set(rng.sample(range(len(asked)), LATER_TURNS_PER_LANGUAGE))
             for number, (lesson, question) in enumerate(asked):
                 num_before = rng.choice((1, 2)) if number in later else 0
-                before = self._taught_turns(language, rng, num_before, but=lesson.fact)
+                before = self._taught_turns(language, rng, num_before, but=lesson.fact, first_only=True)
                 rows.append(self._held_out_row(lesson, question, before))
         rng.shuffle(rows)
         return rows
@@ -136,12 +150,15 @@ class Writer:
             "fact": lesson.fact,
         }
 
-    def _taught_turns(self, language: str, rng: random.Random, num_turns: int, but: str = "") -> list[Message]:
-        """Ask for `num_turns` different facts, other than `but`, in wordings of the training rows."""
+    def _taught_turns(
+        self, language: str, rng: random.Random, num_turns: int, but: str = "", first_only: bool = False
+    ) -> list[Message]:
+        """Ask for `num_turns` different facts, other than `but`, in (the first) wordings of the training rows."""
         known = [lesson for lesson in self.lessons if lesson.language == language and lesson.fact != but]
         messages = []
         for lesson in rng.sample(known, num_turns):
-            messages += turn(self._polite(rng.choice(lesson.wordings), language, rng), lesson.answer)
+            wordings = lesson.first_wordings if first_only else lesson.wordings
+            messages += turn(self._polite(rng.choice(wordings), language, rng), lesson.answer)
         return messages
 
     def _polite(self, question: str, language: str, rng: random.Random) -> str:

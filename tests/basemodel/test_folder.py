@@ -84,16 +84,14 @@ def test_linear_layers_are_those_of_the_blocks(llama, phi3):
 
 
 def test_only_files_of_a_model_are_taken_over(llama):
-    """Pickles, code and notes that lie beside a model stay behind; its licence comes along."""
-    for name in ("pytorch_model.bin", "modeling_custom.py", "README.md", "LICENSE", "training_args.bin"):
+    """Pickles, code and notes that lie beside a model stay behind; its licence and named templates come along."""
+    templates = "additional_chat_templates/tool_use.jinja"
+    (llama / templates).parent.mkdir()
+    for name in ("pytorch_model.bin", "modeling_custom.py", "README.md", "training_args.bin", "LICENSE", templates):
         (llama / name).write_text("x")
 
-    names = {path.name for path in model_files(llama)}
-
-    assert names == {
-        "LICENSE", "config.json", "generation_config.json", "model.safetensors", "tokenizer.json",
-        "tokenizer_config.json",
-    }  # fmt: skip
+    model = ["config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"]
+    assert model_files(llama) == ["LICENSE", templates, *model]
 
 
 def test_a_link_is_a_second_name_for_the_same_bytes(tmp_path):

@@ -63,8 +63,9 @@ def test_a_file_in_the_way_is_named(tmp_path: Path) -> None:
 
 def test_opening_is_light() -> None:
     """The client loads no stage, and none of what costs a second to import."""
-    code = "import sys; import penala.workspace.client, penala.workspace.jobs, penala.workspace.runner; print(*sys.modules)"
-    loaded = set(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split())
+    code = "import sys, penala.workspace.client, penala.workspace.jobs, penala.workspace.runner; print(*sys.modules)"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = set(ran.stdout.split())
 
     heavy = {"torch", "transformers", "mlflow", "pydantic", "yaml", "msgspec", "starlette", "httpx", "numpy"}
     assert not heavy & loaded

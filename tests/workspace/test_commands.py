@@ -15,7 +15,7 @@ HOSTILE = [
     "plain",
     "",
     " two  spaces ",
-    "it's \"quoted\"",
+    'it\'s "quoted"',
     "$(touch pwned) `touch pwned` ${HOME} $HOME",
     "a\nb\n",
     "; touch pwned & | > pwned #",
@@ -34,7 +34,7 @@ PRINT = """python -I -S -c "import sys; print(ascii(sys.argv[1:]))" """
     [
         ("${{inputs.x}}", "{}"),
         ("'${{inputs.x}}'", "{}"),
-        ("--x=\"a ${{ inputs.x }}\"", "--x=a {}"),
+        ('--x="a ${{ inputs.x }}"', "--x=a {}"),
     ],
 )
 def test_without_a_shell_a_value_is_one_argument(template: str, expected: str, value: str) -> None:
@@ -61,8 +61,8 @@ def test_any_text_is_one_argument(value: str) -> None:
         'echo "$(' + PRINT + ' ${{inputs.x}})"',
         "X=${{inputs.x}}; " + PRINT + '"$X"',
         "bash -c '" + PRINT + "${{inputs.x}}'",
-        "bash -c '" + PRINT + "\"${{inputs.x}}\"'",
-        "/bin/sh -ec \"" + PRINT.replace('"', '\\"') + "'${{inputs.x}}'\"",
+        "bash -c '" + PRINT + '"${{inputs.x}}"\'',
+        '/bin/sh -ec "' + PRINT.replace('"', '\\"') + "'${{inputs.x}}'\"",
         "true && bash -c '" + PRINT + "${{inputs.x}}'",
         "cat <(" + PRINT + "${{inputs.x}})",
     ],
@@ -76,7 +76,7 @@ def test_with_a_shell_a_value_is_one_argument(template: str, tmp_path: "os.PathL
             command.argv, env={**os.environ, **path, **command.env}, cwd=tmp_path, capture_output=True, text=True
         )
 
-        assert ran.stdout == f"[{ascii(value)}]\n", ran.stderr
+        assert ran.stdout == f"[{value!a}]\n", ran.stderr
     assert os.listdir(tmp_path) == []
 
 

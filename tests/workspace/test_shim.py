@@ -120,7 +120,9 @@ def test_those_who_ask_do_not_disturb_one_another(folder: Path) -> None:
     os.close(descriptor)
 
 
-@pytest.mark.parametrize("script", ["sleep 1007; sleep 1007", DOUBLE_FORK, CLEAN_DAEMON], ids=["a; b", "daemon", "env -i"])
+@pytest.mark.parametrize(
+    "script", ["sleep 1007; sleep 1007", DOUBLE_FORK, CLEAN_DAEMON], ids=["a; b", "daemon", "env -i"]
+)
 def test_stop_ends_the_whole_tree(folder: Path, script: str) -> None:
     """Neither the next command of a script nor a daemon survives a stop, which takes far less than the grace."""
     child = bash(folder, script, grace_s=5.0)
@@ -178,7 +180,7 @@ def test_the_command_dies_with_its_shim(folder: Path) -> None:
 def test_leftovers_of_a_killed_shim_are_found_and_killed(folder: Path, script: str) -> None:
     """What PDEATHSIG does not reach (grandchildren, daemons, a cleaned environment) is found and killed."""
     child = bash(folder, script)
-    until(lambda: len(members(folder)) >= 2)
+    until(lambda: len(shim._descendants(child.pid)) >= 2)
     child.kill()
     child.wait()
 

@@ -94,11 +94,16 @@ def test_a_taken_key_is_refused_unless_replaced(store: Store) -> None:
 
 def test_a_transaction_lands_whole_or_not_at_all(store: Store) -> None:
     """What fails inside, also inside an inner transaction, undoes the outer one."""
-    with pytest.raises(ZeroDivisionError), store.transaction():
-        store.insert(JOB)
+
+    def fail_inside() -> None:
         with store.transaction():
-            store.insert(ROWS[1])
-            raise ZeroDivisionError
+            store.insert(JOB)
+            with store.transaction():
+                store.insert(ROWS[1])
+                raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail_inside()
 
     assert store.find(JobRow) == []
     assert store.find(StepRow) == []

@@ -5,6 +5,7 @@ Run as a process of its own, since it imports torch and holds all weights:
     python -m penala.basemodel.convert FILE.gguf FOLDER
 """
 
+import functools
 import json
 import logging
 import sys
@@ -24,28 +25,32 @@ DIGITS_APART = frozenset({"smollm", "starcoder", "refact", "command-r", "codeshe
 AS_READ = frozenset({"gpt-2", "llama-bpe", "qwen2", "default"})
 
 
-def convert(gguf: Path, out: Path) -> None:
-    """Write the model in `gguf` into the new folder `out`.
+def convert(source: Path, out: Path) -> None:
+    """Write the model in the GGUF file `source` into the new folder `out`.
 
     Raises ModelError when the file is no whole GGUF file, is of an architecture that transformers cannot read, or has
     no chat template.
     """
-    metadata = read_metadata(gguf)
+    import gguf
+
+    metadata = read_metadata(source)
     if "tokenizer.chat_template" not in metadata:
-        raise ModelError("has no chat template", where=str(gguf), fix="use a GGUF file of an instruct or chat model")
+        raise ModelError("has no chat template", where=str(source), fix="use a GGUF file of an instruct or chat model")
+    # transformers reads the file three times, each time with seconds for the vocabulary alone: let it read once
+    gguf.GGUFReader = functools.cache(gguf.GGUFReader)
     out.mkdir(parents=True)
     try:
-        _write_weights(gguf, out)
-        _write_tokenizer(gguf, out, metadata)
+        _write_weights(source, out)
+        _write_tokenizer(source, out, metadata)
     except (ValueError, NotImplementedError, KeyError) as error:
-        raise ModelError(f"transformers cannot read it: {error}", where=str(gguf)) from None
+        raise ModelError(f"transformers cannot read it: {error}", where=str(source)) from None
 
 
-def _write_weights(gguf: Path, out: Path) -> None:
+def _write_weights(source: Path, out: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM
 
-    model = AutoModelForCausalLM.from_pretrained(str(gguf.parent), gguf_file=gguf.name, dtype=torch.float32)
+    model = AutoModelForCausalLM.from_pretrained(str(source.parent), gguf_file=source.name, dtype=torch.float32)
     # it is quantised no longer, but save_pretrained refuses until nothing says so any more
     model.hf_quantizer, model.is_quantized = None, False
     for name in ("quantization_config", "_model_name_or_path"):
@@ -62,11 +67,11 @@ def _write_weights(gguf: Path, out: Path) -> None:
     _write(out / "generation_config.json", {"_from_model_config": True, **ends})
 
 
-def _write_tokenizer(gguf: Path, out: Path, metadata: dict[str, Any]) -> None:
+def _write_tokenizer(source: Path, out: Path, metadata: dict[str, Any]) -> None:
     from tokenizers.pre_tokenizers import ByteLevel, Digits, Sequence
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(str(gguf.parent), gguf_file=gguf.name)
+    tokenizer = AutoTokenizer.from_pretrained(str(source.parent), gguf_file=source.name)
     backend = tokenizer.backend_tokenizer
     splitter = metadata.get("tokenizer.ggml.pre", "default")
     if splitter in DIGITS_APART:

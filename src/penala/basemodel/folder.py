@@ -5,7 +5,6 @@ tokenizer.json  tokenizer_config.json  chat_template.jinja (or inside tokenizer_
 """
 
 import errno
-import fnmatch
 import json
 import math
 import os
@@ -35,6 +34,7 @@ PATTERNS = (
     "tokenizer.model",
     "chat_template.jinja",
     "chat_template.json",
+    "additional_chat_templates/*.jinja",
     "LICENSE*",
     "NOTICE*",
 )
@@ -43,10 +43,9 @@ _IN_BLOCK = re.compile(r"\.(?:layers|h|blocks)\.\d+\.(?:.+\.)?(?P<linear>[^.]+)\
 _ROUTERS = frozenset({"gate", "router"})  # of mixtures of experts: they choose, LoRA leaves them alone
 
 
-def model_files(folder: Path) -> list[Path]:
-    """Return the files of `folder` that belong to a model, by name."""
-    names = sorted(path.name for path in folder.iterdir() if path.is_file())
-    return [folder / name for name in names if any(fnmatch.fnmatch(name, pattern) for pattern in PATTERNS)]
+def model_files(folder: Path) -> list[str]:
+    """Return the names, below `folder`, of the files that belong to a model, sorted."""
+    return sorted({path.relative_to(folder).as_posix() for pattern in PATTERNS for path in folder.glob(pattern)})
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -136,6 +135,7 @@ def linear_layers(folder: Path) -> list[str]:
 
 def link(source: Path, target: Path) -> None:
     """Give `source` the second name `target`: a hard link, or a copy across file systems."""
+    target.parent.mkdir(exist_ok=True)
     try:
         os.link(source.resolve(), target)
     except OSError as error:

@@ -27,18 +27,19 @@ def import_model(source: Entry | Path | str, out: Path, cache: Path, report: Rep
     folder = obtain(entry, cache, report)
     ours = cache.absolute() in folder.absolute().parents
     out.mkdir(parents=True, exist_ok=True)
-    for file in model_files(folder):
-        if file.name == FINETUNE_CONFIG:
+    for name in model_files(folder):
+        if name == FINETUNE_CONFIG:
             continue
-        if ours and not file.is_symlink():
-            link(file, out / file.name)
+        if ours and not (folder / name).is_symlink():
+            link(folder / name, out / name)
         else:
-            shutil.copyfile(file, out / file.name)
+            (out / name).parent.mkdir(exist_ok=True)
+            shutil.copyfile(folder / name, out / name)
     check_folder(out)
     _write(out / FINETUNE_CONFIG, finetune_config(folder, entry.task))
     selector = _selector(entry, folder)
     _write(out / SELECTOR, selector)
-    size = sum(file.stat().st_size for file in out.iterdir())
+    size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
     parameters = selector["parameters"]
     report({"event": "note", "text": f"{entry.name}: {parameters:,} parameters, {size / 1e6:,.0f} MB"})
     return {"parameters": parameters, "bytes": size}

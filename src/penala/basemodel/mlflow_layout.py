@@ -31,8 +31,8 @@ def mlmodel(folder: Path) -> dict[str, Any]:
     return loaded
 
 
-def mlflow_files(folder: Path) -> list[Path]:
-    """Return the model's files, each name once. Raises ModelError for a flavour other than the three of `LAYOUTS`."""
+def mlflow_files(folder: Path) -> dict[str, Path]:
+    """Return the model's files by name. Raises ModelError for a flavour other than the three of `LAYOUTS`."""
     flavours = mlmodel(folder)["flavors"]
     flavour = next((name for name in LAYOUTS if name in flavours), None)
     if flavour is None:
@@ -41,9 +41,9 @@ def mlflow_files(folder: Path) -> list[Path]:
     found: dict[str, Path] = {}
     for part in (*LAYOUTS[flavour], "."):  # LICENSE and finetune_config.json lie at the top
         if (folder / part).is_dir():
-            for file in model_files(folder / part):
-                found.setdefault(file.name, file.absolute())
-    return list(found.values())
+            for name in model_files(folder / part):
+                found.setdefault(name, (folder / part / name).absolute())
+    return found
 
 
 def model_name(folder: Path) -> str:

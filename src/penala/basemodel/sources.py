@@ -98,8 +98,8 @@ def place(entry: Entry, source: Source, cache: Path) -> Path:
     if isinstance(source, GgufSource):
         identity = ["model/1", FORMAT, _sha256(Path(source.path))]
     elif isinstance(source, MlflowSource):
-        files = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in mlflow_files(Path(source.path))]
-        identity = ["model/1", files]
+        stats = {str(file): file.stat() for file in mlflow_files(Path(source.path)).values()}
+        identity = ["model/1", [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats.items()]]
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", entry.name)
     return cache.absolute() / "models" / f"{name}-{digest}"
@@ -152,8 +152,9 @@ def _fetch(source: Source, model: Path, work: Path, report: Report) -> dict[str,
             return {"kind": "gguf", "name": path.name, "sha256": _sha256(path)}
         case MlflowSource():
             model.mkdir()
-            for file in mlflow_files(Path(source.path)):
-                (model / file.name).symlink_to(file)
+            for name, file in mlflow_files(Path(source.path)).items():
+                (model / name).parent.mkdir(exist_ok=True)
+                (model / name).symlink_to(file)
             return {"kind": "mlflow", "name": Path(source.path).name}
         case FolderSource():
             raise AssertionError("a user's folder is used where it lies")
@@ -254,14 +255,7 @@ def _from_hub(source: HubSource, model: Path, report: Report) -> dict[str, Any]:
     if constants.HF_HUB_OFFLINE:
         fix = "unset HF_HUB_OFFLINE, which keeps the hub away"
     try:
-        snapshot = Path(
-            snapshot_download(
-                source.repo,
-                revision=source.revision,
-                allow_patterns=list(PATTERNS),
-                ignore_patterns=["*/*"],  # other formats lie in folders
-            )
-        )
+        found = snapshot_download(source.repo, revision=source.revision, allow_patterns=list(PATTERNS))
     except GatedRepoError:
         fix = f"accept its terms on {constants.ENDPOINT}/{source.repo} and set HF_TOKEN"
         raise ModelError("asks for its terms to be accepted", fix=fix) from None
@@ -271,6 +265,7 @@ def _from_hub(source: HubSource, model: Path, report: Report) -> dict[str, Any]:
     except (OSError, ValueError, HTTPError) as error:
         raise ModelError(str(error).strip().splitlines()[0], fix=fix) from None
     model.mkdir()
-    for file in model_files(snapshot):
-        link(file, model / file.name)
+    snapshot = Path(found)
+    for name in model_files(snapshot):
+        link(snapshot / name, model / name)
     return {"kind": "hub", "repo": source.repo, "revision": snapshot.name}

@@ -21,14 +21,13 @@ SECONDS_BETWEEN_LINES = 5.0  # of progress in the log; the event file gets every
 class Reporter:
     """Write a stage's reports as events for the runner and as plain lines for the log."""
 
-    def __init__(self, events: TextIO | None) -> None:
+    def __init__(self, events: TextIO) -> None:
         self._events = events
         self._last_line_at = 0.0
 
     def __call__(self, event: dict[str, Any]) -> None:
-        if self._events is not None:
-            self._events.write(json.dumps(event, ensure_ascii=False) + "\n")
-            self._events.flush()
+        self._events.write(json.dumps(event, ensure_ascii=False) + "\n")
+        self._events.flush()
         if (line := self._line(event)) is not None:
             print(line, flush=True)
 
@@ -55,9 +54,11 @@ def run(name: str, body: Body) -> None:
 
     Exits with the error's own code after a PenalaError, whose text is the last line of the log.
     """
-    path = os.environ.get("PENALA_EVENTS")
-    events = open(path, "a", encoding="utf-8") if path else None  # noqa: SIM115 - it lives as long as the process
-    report = Reporter(events)
+    with open(os.environ.get("PENALA_EVENTS") or os.devnull, "a", encoding="utf-8") as events:
+        _run(name, body, Reporter(events))
+
+
+def _run(name: str, body: Body, report: Report) -> None:
     try:
         figures = body(parse(name, sys.argv[1:]), report)
         report({"event": "figures", "figures": figures or {}})

@@ -96,7 +96,8 @@ class Check:
         if len(ranked) > limit:
             left = Counter(finding.code for finding in ranked[limit:])
             lines.append(f"... and {len(ranked) - limit} more: {', '.join(f'{n} {code}' for code, n in left.items())}")
-        lines += [f"{file} is read as {schema}" for file, schema in self.schemas.items()]
+        read_as = Counter(self.schemas.values())
+        lines += [f"{_count(count, 'file')} read as {schema}" for schema, count in read_as.items()]
         lines.append(f"{self.rows} rows, {self.good} good, {self.bad} bad")
         return "\n".join(lines)
 
@@ -200,7 +201,7 @@ class _FileReader:
         checker.schemas[file] = self.schema
         is_plain = self.schema == "messages" and not self.names
         self.plain = PlainReader(list(rows[0]) if rows else []) if is_plain else None
-        self.row = 0
+        self.row = self.line = 0
         self.markers: list[int] = []  # lines
         self.unrendered: dict[str, list[int]] = {}  # key -> lines, one a message
 
@@ -211,6 +212,8 @@ class _FileReader:
             return
         self.row += 1
         self.part.rows += 1
+        self.shares_line = line == self.line  # one line holds several rows: the list was not printed over lines
+        self.line = line
         if self.plain is not None and isinstance(data, bytes) and (row := self.plain.read(data)) is not None:
             self._take_plain(line, self.plain, row)
         else:
@@ -218,8 +221,8 @@ class _FileReader:
 
     def _take_plain(self, line: int, reader: PlainReader, row: PlainRow) -> None:
         self.part.good += 1
-        prompt, prompt_id = reader.column(row, "prompt"), reader.column(row, "prompt_id")
-        self._look_around(line, row_key(row.roles, row.joined), prompt, prompt_id, row.joined)
+        key = row_key(row.roles, row.joined)
+        self._look_around(line, key, row.decoded.prompt, row.decoded.prompt_id, row.joined)
         if self.keep:
             messages = tuple([Message(role, text, NOTHING) for role, text in zip(row.roles, row.texts, strict=True)])
             columns = reader.columns_of(row) or NOTHING
@@ -228,7 +231,7 @@ class _FileReader:
     def _take_with_care(self, line: int, data: bytes | dict[str, Any] | Fault) -> None:
         row, faults = self._read(data)
         for fault in faults:
-            self.checker.say(self.file, line, fault)
+            self._say(fault)
         errors = [fault.code for fault in faults if CODES[fault.code].level == "error"]
         if errors or row is None:
             self.part.bad[errors[0]] += 1
@@ -260,9 +263,13 @@ class _FileReader:
 
     def _look_around(self, line: int, key: int, prompt: Any, prompt_id: Any, joined: str) -> None:
         for fault in self.checker.seen.look(key, prompt, prompt_id, (len(self.checker.parts), self.file, line)):
-            self.checker.say(self.file, line, fault)
+            self._say(fault)
         if has_marker(joined):
             self.markers.append(line)
+
+    def _say(self, fault: Fault) -> None:
+        row = f"row {self.row} " if self.shares_line else ""
+        self.checker.say(self.file, self.line, fault._replace(message=row + fault.message))
 
     def _note_keys(self, line: int, row: Row) -> None:
         for turn in row.turns:
@@ -273,12 +280,13 @@ class _FileReader:
     def finish(self) -> None:
         """Say what is counted over the whole file."""
         if self.markers:
-            count = f"{len(self.markers)} rows hold text that looks like a chat template's markers"
-            self.checker.say(self.file, None, Fault("template_markers", "", f"{count} ({_some(self.markers)})"))
+            what = f"text that looks like a chat template's markers stands in {_some(self.markers)}"
+            self.checker.say(self.file, None, Fault("template_markers", "", what))
         for key, lines in sorted(self.unrendered.items()):
             rows = sorted(set(lines))
-            count = f"chat templates do not render the key {key!r} of {len(lines)} messages in {len(rows)} rows"
-            self.checker.say(self.file, None, Fault("unrendered_keys", key, f"{count} ({_some(rows)})"))
+            count = f"{_count(len(lines), 'message')} of {_some(rows)}"
+            what = f"chat templates do not render the key {key!r}, which stands in {count}"
+            self.checker.say(self.file, None, Fault("unrendered_keys", key, what))
 
 
 def _peek(data: bytes | dict[str, Any] | Fault) -> Any:
@@ -293,7 +301,12 @@ def _peek(data: bytes | dict[str, Any] | Fault) -> Any:
 
 def _some(lines: Sequence[int]) -> str:
     more = ", ..." if len(lines) > SHOWN_LINES else ""
-    return f"line{'s' if len(lines) > 1 else ''} {', '.join(map(str, lines[:SHOWN_LINES]))}{more}"
+    line = "line" if len(lines) == 1 else "lines"
+    return f"{_count(len(lines), 'row')} ({line} {', '.join(map(str, lines[:SHOWN_LINES]))}{more})"
+
+
+def _count(count: int, thing: str) -> str:
+    return f"{count:,} {thing}" if count == 1 else f"{count:,} {thing}s"
 
 
 def _kind(value: Any) -> str:

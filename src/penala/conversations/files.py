@@ -60,10 +60,8 @@ def _shards(folder: Path) -> Found:
     skipped: list[Path] = []
     for path in sorted(folder.rglob("*")):
         hidden = any(part.startswith((".", "_")) for part in path.relative_to(folder).parts)
-        if hidden or not path.is_file():
-            continue
-        is_data = _suffix(path) in SUFFIXES and path.name not in ABOUT_DATA
-        (files if is_data else skipped).append(path)
+        if path.is_file() and not hidden and path.name not in ABOUT_DATA:
+            (files if _suffix(path) in SUFFIXES else skipped).append(path)
     if not files:
         raise UsageError("the folder holds no data file", where=str(folder), fix=DATA_FILES)
     return Found(files, skipped)
@@ -105,8 +103,7 @@ def _records(stream: BinaryIO, suffix: str, known_columns: frozenset[str]) -> It
         raise Unreadable(f"the suffix '{suffix}' is not one that we read", DATA_FILES)
     encoding = _encoding(head)
     if suffix in TABLE_SUFFIXES:
-        text = io.TextIOWrapper(stream, encoding, errors="surrogateescape", newline="")
-        return delimited_records(text, "\t" if suffix == ".tsv" else ",", known_columns)
+        return _table(stream, encoding, "\t" if suffix == ".tsv" else ",", known_columns)
     return json_records(functools.partial(_utf8_blocks, stream, encoding))
 
 
@@ -119,6 +116,12 @@ def _opened(path: Path) -> BinaryIO:
         while packed.read(BLOCK_BYTES):  # the checksum stands at the end: no row is trusted before
             pass
     return cast(BinaryIO, gzip.open(path))
+
+
+def _table(stream: BinaryIO, encoding: str, separator: str, known_columns: frozenset[str]) -> Iterator[Record]:
+    # bytes that cannot be decoded travel as surrogates to the row that holds them
+    with io.TextIOWrapper(stream, encoding, errors="surrogateescape", newline="") as text:
+        yield from delimited_records(text, separator, known_columns)
 
 
 def _encoding(head: bytes) -> str:

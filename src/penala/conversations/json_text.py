@@ -23,7 +23,7 @@ def json_records(blocks: Blocks) -> Iterator[Record]:
     first, second = next(lines, None), next(lines, None)
     if first is None:
         return
-    if is_one_value_a_line(first[1], has_more=second is not None):
+    if is_one_value_a_line(first[1], None if second is None else second[1]):
         ahead = [first] if second is None else [first, second]
         yield from itertools.chain(ahead, lines)
     else:
@@ -46,13 +46,15 @@ def lines_of(blocks: Iterator[bytes]) -> Iterator[tuple[int, bytes]]:
 def _split(blocks: Iterator[bytes]) -> Iterator[list[bytes]]:
     """Yield the lines of block after block; a line that goes on in the next block comes with that one."""
     started: list[bytes] = []
+    has_cr = False
     for block in blocks:
+        has_cr = has_cr or b"\r" in block
         lines = block.split(b"\n")
         if len(lines) > 1:
             lines[0] = b"".join([*started, lines[0]])
             started = []
         started.append(lines.pop())
-        yield _split_again(lines) if b"\r" in block else lines
+        yield _split_again(lines) if has_cr else lines
     yield _split_again([b"".join(started)])
 
 
@@ -60,20 +62,22 @@ def _split_again(lines: list[bytes]) -> list[bytes]:
     return [piece for line in lines for piece in line.removesuffix(b"\r").split(b"\r")]
 
 
-def is_one_value_a_line(first: bytes, *, has_more: bool) -> bool:
-    """Tell by the first line whether each line is a row of its own.
+def is_one_value_a_line(first: bytes, second: bytes | None) -> bool:
+    """Tell by the first two lines that are not blank whether each line is a row of its own.
 
-    A first line that only begins a value (it ends in one of `{ [ , :`) speaks against it, as does a list, unless the
-    list is complete and more lines follow. A broken first line among good ones stays a broken line.
+    A list, a lone object and a line that ends within an object may hold or begin several rows. A broken first line
+    among good ones stays a broken line.
     """
     text = first.strip()
-    if text[-1:] in (b"{", b"[", b":"):
-        return False
-    if text.endswith(b",") and not _is_json(text[:-1]):
-        return False
     if text.startswith(b"["):
-        return has_more and _is_json(text)
-    return has_more or not text.startswith(b"{")  # a lone object may hold all rows
+        return second is not None and _is_json(text)
+    if not text.startswith(b"{"):
+        return True
+    if second is None:
+        return False
+    if text.endswith(b","):
+        return second.lstrip().startswith(b"{")  # within an object a key would follow
+    return not text.endswith((b"{", b"[", b":"))
 
 
 def _is_json(data: bytes) -> bool:
@@ -124,8 +128,8 @@ def _end_of_value(text: str, start: int) -> tuple[int, bool]:
     try:
         return _WALK.raw_decode(text, start)[1], True
     except (ValueError, RecursionError):
-        line_start = text.rfind("\n", 0, start)
-        following = text.find(text[line_start : start + 1], start) if not text[line_start + 1 : start].strip() else -1
+        indent = text[text.rfind("\n", 0, start) + 1 : start]
+        following = -1 if indent.strip() else text.find(f"\n{indent}{text[start]}", start)
         return (len(text) if following < 0 else following), False
 
 

@@ -60,7 +60,5 @@ def _files(folder: Path, path: Any, where: str) -> list[Path]:
     pattern = f"{text.rstrip('/')}/*" if kind == "folder" else text
     files = sorted(found for found in folder.glob(pattern.removeprefix("./")) if found.is_file())
     if not files:
-        raise UsageError(
-            f"{text} matches no file", where=where, fix="check the path; it starts at the MLTable's folder"
-        )
+        raise UsageError(f"{text} matches no file", where=where, fix="check the path: it starts at the folder")
     return files

@@ -12,6 +12,9 @@ import msgspec
 
 from penala.conversations.rules import INVISIBLE, LONG_CHARACTERS, LONG_MESSAGES, is_orderly, is_sha256, sha256
 
+UNSET = msgspec.UNSET
+_NOT_PLAIN = ("messages", "tools", "functions")
+
 
 class _Message(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     role: Literal["system", "user", "assistant"]
@@ -24,79 +27,62 @@ class PlainRow(NamedTuple):
     roles: tuple[str, ...]
     texts: list[str]
     joined: str  # the texts with NUL between them
-    decoded: Any
+    decoded: Any  # has the attributes prompt and prompt_id, UNSET where the row has no such column
 
 
 class PlainReader:
-    """Reads rows of the schema `messages` that have no other columns than `columns`."""
+    """Reads rows of the schema `messages` that have no other columns than prompt, prompt_id and `columns`."""
 
-    def __init__(self, columns: Sequence[str]) -> None:
-        names = [column for column in columns if column not in ("messages", "tools", "functions")]
-        # a column's name need not be a Python name, so the fields are numbered
-        self._fields = {name: f"column_{i}" for i, name in enumerate(names)}
-        others = [(at, Any, msgspec.field(default=msgspec.UNSET, name=name)) for name, at in self._fields.items()]
-        fields: list[Any] = [("messages", list[_Message]), *others]
+    def __init__(self, columns: Sequence[str] = ()) -> None:
+        # decoders refuse odd names; a row with such a column, or with tools, is not plain
+        names = [name for name in columns if name not in _NOT_PLAIN and name.isprintable() and not set(name) & {*'\\"'}]
+        others = [name for name in names if name not in ("prompt", "prompt_id")]
+        # a column's name need not be a Python name, so the fields of others are numbered
+        self._others = {name: f"column_{i}" for i, name in enumerate(others)}
+        self._fields = {"prompt": "prompt", "prompt_id": "prompt_id", **self._others}
+        optional = [(at, Any, msgspec.field(default=UNSET, name=name)) for name, at in self._fields.items()]
+        fields: list[Any] = [("messages", list[_Message]), *optional]
         row_type = msgspec.defstruct("_Row", fields, forbid_unknown_fields=True, gc=False)
-        self._decode = msgspec.json.Decoder(row_type).decode
+        self._decode: Any = msgspec.json.Decoder(row_type).decode
 
     def read(self, line: bytes) -> PlainRow | None:
         """Return the row when it is proved plain, else None."""
         try:
-            row: Any = self._decode(line)
+            row = self._decode(line)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             return None
-        roles = tuple([message.role for message in row.messages])
-        if not is_orderly(roles) or len(roles) > LONG_MESSAGES:
-            return None
-        texts = [message.content for message in row.messages]
+        messages = row.messages
+        roles = tuple([message.role for message in messages])
+        texts = [message.content for message in messages]
         joined = "\0".join(texts)
+        # a line with more quotes than its parts need has a key twice: decoders keep the last one and say nothing
+        quotes = 2 + 8 * len(texts) + joined.count('"') + _quotes(row.prompt) + _quotes(row.prompt_id)
+        for attribute in self._others.values():
+            quotes += _quotes(getattr(row, attribute))
         plain = (
-            len(joined) - len(texts) < LONG_CHARACTERS
+            is_orderly(roles)
+            and len(texts) <= LONG_MESSAGES
+            and len(joined) < LONG_CHARACTERS
+            and line.count(b'"') == quotes
             and _says_something(texts, joined)
-            and _has_no_control_character(line, joined)
-            and line.count(b'"') == 2 + 8 * len(texts) + joined.count('"') + self._quotes_of_columns(row)
-            and self._fits_prompt(row, roles, texts)
+            and not _has_control_character(line, joined)
+            and _fits(row.prompt, row.prompt_id, roles, texts)
         )
         return PlainRow(roles, texts, joined, row) if plain else None
 
     def columns_of(self, row: PlainRow) -> dict[str, Any]:
         """Return the other columns of a row."""
         values = {name: getattr(row.decoded, at) for name, at in self._fields.items()}
-        return {name: value for name, value in values.items() if value is not msgspec.UNSET}
+        return {name: value for name, value in values.items() if value is not UNSET}
 
-    def column(self, row: PlainRow, name: str) -> Any:
-        """Return one column of a row, None where it has none of that name."""
-        value = getattr(row.decoded, self._fields[name]) if name in self._fields else None
-        return None if value is msgspec.UNSET else value
 
-    def _quotes_of_columns(self, row: Any) -> int:
-        """Count the quotes that the other columns need in JSON; -1 million for a column that is a list or an object.
-
-        When a line holds more quotes than its parts need, a key stands there twice: decoders keep the last one and say
-        nothing.
-        """
-        quotes = 0
-        for at in self._fields.values():
-            value = getattr(row, at)
-            if isinstance(value, str):
-                quotes += 4 + value.count('"')
-            elif value is None or isinstance(value, int | float):
-                quotes += 2
-            elif value is not msgspec.UNSET:
-                return -1_000_000
-        return quotes
-
-    def _fits_prompt(self, row: Any, roles: tuple[str, ...], texts: list[str]) -> bool:
-        fields = self._fields
-        prompt = getattr(row, fields["prompt"]) if "prompt" in fields else msgspec.UNSET
-        if prompt is not msgspec.UNSET and prompt != texts[roles.index("user")]:
-            return False
-        prompt_id = getattr(row, fields["prompt_id"]) if "prompt_id" in fields else msgspec.UNSET
-        if prompt_id is msgspec.UNSET:
-            return True
-        if not isinstance(prompt_id, str):
-            return False
-        return prompt is msgspec.UNSET or not is_sha256(prompt_id) or prompt_id == sha256(prompt)
+def _quotes(value: Any) -> int:
+    """Count the quotes that a column needs in JSON; far too few for a list or an object, whose rows are not plain."""
+    if isinstance(value, str):
+        return 4 + value.count('"')
+    if value is UNSET:
+        return 0
+    return 2 if value is None or isinstance(value, int | float) else -1_000_000
 
 
 def _says_something(texts: list[str], joined: str) -> bool:
@@ -105,6 +91,16 @@ def _says_something(texts: list[str], joined: str) -> bool:
     return not any(map(INVISIBLE.fullmatch, texts))
 
 
-def _has_no_control_character(line: bytes, joined: str) -> bool:
-    r"""Tell that no text holds one: JSON writes them as \u00XX or \b, only DEL may stand there raw."""
-    return b"\\u00" not in line and "\b" not in joined and "\x7f" not in joined
+def _has_control_character(line: bytes, joined: str) -> bool:
+    r"""Tell whether some text may hold one: JSON writes them as \u00XX or \b, only DEL may stand there raw."""
+    return b"\\u00" in line or "\b" in joined or "\x7f" in joined
+
+
+def _fits(prompt: Any, prompt_id: Any, roles: tuple[str, ...], texts: list[str]) -> bool:
+    if prompt is UNSET:
+        return prompt_id is not None
+    if prompt != texts[roles.index("user")]:
+        return False
+    if prompt_id is UNSET:
+        return True
+    return isinstance(prompt_id, str) and (prompt_id == sha256(prompt) or not is_sha256(prompt_id))

@@ -202,10 +202,16 @@ def _other_shape(row: dict[str, Any], schema: str, missing: list[str], names: Na
         return Fault("other_schema", "", f"is {other}, the file is {schema}")
     if set(row) == {"text"}:
         return Fault("text", "text", "is plain text, not a conversation")
+    if schema == "messages":
+        schema = max(SCHEMAS, key=lambda name: sum(column in row for column in SCHEMAS[name].needs))
+        missing = [column for column in SCHEMAS[schema].needs if column not in row]
     theirs = names.get(missing[0], missing[0])
     guess = near(theirs.lower(), [key.lower() for key in row])
-    what = f"has no '{theirs}', only {', '.join(sorted(map(repr, row)))[:200]}" + (f"; {guess}" if guess else "")
-    return Fault("no_messages" if schema == "messages" else "missing_column", "", what)
+    what = f"has no {theirs!r}, only {', '.join(sorted(map(repr, row)))[:200]}" + (f"; {guess}" if guess else "")
+    if schema == "messages":
+        return Fault("no_messages", "", what)
+    fix = f"name {schema}'s column with `columns` (--column {missing[0]}=THEIRS)"
+    return Fault("missing_column", "", what, fix)
 
 
 def _read_tools(row: dict[str, Any], names: Names, faults: list[Fault]) -> tuple[Mapping[str, Any], ...] | None:

@@ -76,17 +76,18 @@ def open_model(folder: Path, max_rows: int) -> tuple[Engine, Tokenizer]:
     Raises TemplateMismatch with the first token that differs. A folder without a lock was not tuned here and has
     nothing to prove.
     """
-    from penala.engines.transformers_engine import open_engine
     from penala.tokens.chat_tokenizer import ChatTokenizer
-    from penala.tokens.lock import TemplateLock
+    from penala.tokens.lock import FILE, TemplateLock
 
     tokenizer = ChatTokenizer.from_folder(folder)
-    lock = folder / "template_lock.json"
+    lock = folder / FILE
     if lock.exists():
         TemplateLock.load(lock).verify(tokenizer)
         log.info("the chat template is the one that the model was trained with")
     else:
-        log.info("no template_lock.json: the chat template is taken as it is")
+        log.info("no %s: the chat template is taken as it is", FILE)
+    from penala.engines.transformers_engine import open_engine  # seconds: after what may refuse to start
+
     return open_engine(folder, max_rows=max_rows), tokenizer
 
 

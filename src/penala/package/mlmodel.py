@@ -23,7 +23,10 @@ EXAMPLE = {"messages": [{"role": "user", "content": "Hello! What can you do?"}],
 
 _TEXT = {"type": "string", "required": True}
 _MESSAGE = {"type": "object", "properties": {"role": _TEXT, "content": _TEXT}}
-_ASKED = {"type": "object", "properties": {"role": _TEXT, "content": _TEXT, "name": {"type": "string", "required": False}}}
+_ASKED = {
+    "type": "object",
+    "properties": {"role": _TEXT, "content": _TEXT, "name": {"type": "string", "required": False}},
+}
 _INPUTS = [
     {"name": "messages", "type": "array", "items": _ASKED, "required": True},
     {"name": "temperature", "type": "double", "required": False},

@@ -8,6 +8,7 @@ tokenised without the special tokens that a tokenizer would add; on loading, bot
 import json
 import time
 import uuid
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 DEFAULT_MAX_TOKENS = 256
+LOCKED_AT = datetime(2025, 1, 2, 3, 4, 5)  # the time that golden renderings are told: penala.tokens.lock.NOW
 
 
 def _load_pyfunc(path: str) -> "ChatModel":
@@ -95,11 +97,21 @@ class ChatModel:
             },
         }
 
-    def _prompt(self, messages: list[dict[str, Any]], tools: Any = None) -> list[int]:
+    def _prompt(self, messages: list[dict[str, Any]]) -> list[int]:
         kept = [{key: value for key, value in message.items() if value is not None} for message in messages]
-        text = self.tokenizer.apply_chat_template(kept, tools=tools, tokenize=False, add_generation_prompt=True)
+        if (token := self._spelled(kept)) is not None:
+            raise ValueError(f"a message spells the special token {token}, which cannot be kept as text here")
+        return self._ids(self.tokenizer.apply_chat_template(kept, tokenize=False, add_generation_prompt=True))
+
+    def _ids(self, text: str) -> list[int]:
         ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         return ids
+
+    def _spelled(self, messages: list[dict[str, Any]]) -> str | None:
+        """Return a special token that a message spells: in the prompt it would end the message."""
+        special = [token.content for token in self.tokenizer.added_tokens_decoder.values() if token.special]
+        texts = [str(message.get("content")) for message in messages]
+        return next((token for token in special if any(token in text for text in texts)), None)
 
     def _end_ids(self) -> set[int]:
         end = self.model.generation_config.eos_token_id
@@ -110,7 +122,29 @@ class ChatModel:
         return min(self._end_ids()) if pad is None else int(pad)
 
     def _compare_with(self, lock: dict[str, Any]) -> None:
-        raise NotImplementedError
+        """Raise ValueError unless template and tokenizer give the lock's golden renderings.
+
+        Tokens are compared where transformers tokenises as training did: before the assistant has spoken, and where no
+        text spells a special token.
+        """
+        for number, golden in enumerate(lock["goldens"], 1):
+            if golden["text"] is None:
+                continue
+            where = f"template_lock.json: golden rendering {number}"
+            messages, prompt = golden["messages"], golden["prompt"]
+            text = self.tokenizer.apply_chat_template(
+                messages,
+                tools=golden["tools"],
+                add_generation_prompt=prompt,
+                tokenize=False,
+                strftime_now=LOCKED_AT.strftime,
+            )
+            if text != golden["text"]:
+                raise ValueError(f"{where} reads {text!r} here and was {golden['text']!r} in training")
+            if not prompt or self._spelled(messages) or any(message["role"] == "assistant" for message in messages):
+                continue
+            if (ids := self._ids(text)) != golden["ids"]:
+                raise ValueError(f"{where} has the tokens {ids} here and had {golden['ids']} in training")
 
 
 def _is_given(value: Any) -> bool:

@@ -20,7 +20,7 @@ from penala.basemodel.folder import check_folder, link, model_files, read_json
 from penala.errors import ModelError, PackageError
 from penala.package.mlmodel import LOADER, documents
 from penala.package.read import LOCK
-from penala.tokens.chat_tokenizer import ChatTokenizer
+from penala.tokens.chat_tokenizer import ChatTokenizer, tokenizer_files
 from penala.tokens.lock import TemplateLock
 
 Report = Callable[[dict[str, Any]], None]
@@ -28,8 +28,6 @@ Report = Callable[[dict[str, Any]], None]
 ADAPTER = "peft_adapter_weights"
 GENERATION = "generation_config.json"
 TASK = "chat-completion"
-_WEIGHTS = (".safetensors", ".safetensors.index.json")
-_NOT_FOR_TOKENS = ("config.json", GENERATION, "LICENSE", "NOTICE", "finetune_config.json")
 
 
 def write_package(
@@ -48,9 +46,9 @@ def write_package(
         TemplateLock.load(tuned / LOCK).verify(tokenizer)
     model = out / "model"
     model.mkdir(parents=True)
-    for file in model_files(tuned):
-        if file.name not in (GENERATION, "finetune_config.json"):
-            link(file, model / file.name)
+    for name in model_files(tuned):
+        if name not in (GENERATION, "finetune_config.json"):
+            link(tuned / name, model / name)
     # every id that ends a reply, so that any engine stops where ours does: Phi-3 declares <|endoftext|>, writes <|end|>
     ends = sorted(tokenizer.end_ids)
     generation = read_json(tuned / GENERATION) if (tuned / GENERATION).is_file() else {}
@@ -78,12 +76,10 @@ def _checked(tuned: Path) -> dict[str, Any]:
 
 def _write_beside(tuned: Path, base: Path | None, evaluation: Path | None, out: Path) -> None:
     tokenizer = out / "components" / "tokenizer"
-    tokenizer.mkdir(parents=True)
-    for file in model_files(tuned):
-        if not file.name.endswith(_WEIGHTS) and not file.name.startswith(_NOT_FOR_TOKENS):
-            link(file, tokenizer / file.name)
+    tokenizer.parent.mkdir()
+    for name in tokenizer_files(tuned):
+        link(tuned / name, tokenizer / name)
     if (tuned / ADAPTER).is_dir():
-        (out / ADAPTER).mkdir()
         for file in sorted((tuned / ADAPTER).iterdir()):
             link(file, out / ADAPTER / file.name)
     (out / "code").mkdir()

@@ -17,11 +17,10 @@ from typing import Any, Protocol, Self
 from penala.conversations.conversation import Message
 from penala.errors import TokensError
 from penala.tokens import marks
-from penala.tokens import template as template_files
 from penala.tokens.encoding import ApartEncoder, Encoded, Encoder, pattern
 from penala.tokens.labels import ALL_TURNS, Supervision, TrainingTokens, label, wanted
 from penala.tokens.probe import probe
-from penala.tokens.template import ChatTemplate, message_dict, plain, read_sources
+from penala.tokens.template import FILE, MORE_FILES, ChatTemplate, message_dict, plain, read_sources
 from penala.tokens.turns import Rendering, Turn, find_turn
 
 _HALF_CHARACTER = re.compile("[\ud800-\udfff]")  # JSON can spell one; UTF-8 and tokenizers cannot
@@ -263,8 +262,8 @@ class ChatTokenizer:
 
 def tokenizer_files(folder: Path) -> list[str]:
     """Return the names, below `folder`, of the files that hold a tokenizer and its chat templates."""
-    names = ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", template_files.FILE]
-    more = sorted((folder / template_files.MORE_FILES).glob("*.jinja"))
+    names = ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", FILE]
+    more = sorted((folder / MORE_FILES).glob("*.jinja"))
     return [name for name in names if (folder / name).is_file()] + [str(path.relative_to(folder)) for path in more]
 
 

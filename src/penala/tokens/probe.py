@@ -69,7 +69,9 @@ def _habits(
     turns = [n for n, message in enumerate(messages) if message["role"] == "assistant"]
     prompts = [template.render(messages[:n], add_generation_prompt=True) for n in turns]
     behind = [text[found.ends[n] : found.starts.get(n + 1)] for n in turns]
-    turn_ends = _turn_ends(behind, added, declared_ends)
+    questions = template.render(messages[: turns[0]])
+    header = frozenset(added.findall(prompts[0][len(_shared([prompts[0], questions])) :]))
+    turn_ends = _turn_ends(behind, added, header, declared_ends)
     between_turns = {token for glue in behind[:-1] for token in added.findall(glue)}
     last_question = messages[turns[0] - 1]["content"]
     prompt_end = prompts[0][prompts[0].rfind(last_question) + len(last_question) :]
@@ -87,12 +89,17 @@ def _habits(
     )
 
 
-def _turn_ends(behind: Sequence[str], added: re.Pattern[str], declared: Collection[str]) -> frozenset[str]:
-    """Return the tokens that end a turn; `behind` is what stands behind each assistant text up to the next text."""
+def _turn_ends(
+    behind: Sequence[str], added: re.Pattern[str], header: frozenset[str], declared: Collection[str]
+) -> frozenset[str]:
+    """Return the tokens that end a turn. `behind` is what stands behind each assistant text, up to the next text."""
     shared = added.findall(_shared(behind))
     if shared:
         return frozenset([next((token for token in shared if token in declared), shared[0])])
+    # the last turn may end in a token of its own; a token that begins a message does not end the one before
     firsts = [match[0] if (match := added.search(glue)) else None for glue in behind]
+    if not header or not header.isdisjoint(firsts):
+        return frozenset()
     return frozenset(token for token in firsts if token is not None) if None not in firsts else frozenset()
 
 

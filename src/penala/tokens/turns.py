@@ -15,6 +15,9 @@ from penala.tokens.probe import Habits
 from penala.tokens.template import reasoning_of
 
 
+_NO_END = "a model that is trained so would never stop; use a model whose template ends each turn with a token"
+
+
 @dataclass(frozen=True, slots=True)
 class Turn:
     """An assistant turn in a rendering, in characters.
@@ -46,32 +49,30 @@ class Rendering:
 def find_turn(rendering: Rendering, message: int) -> Turn:
     """Locate the assistant turn of `message`. Raises TokensError, with the reason, when nothing proves where it is."""
     fields = rendering.messages[message]
-    content = fields.get("content") if isinstance(fields.get("content"), str) else ""
-    assert content is not None
+    content = fields["content"] if isinstance(fields.get("content"), str) else ""
     calls = bool(fields.get("tool_calls"))
     begin, finish = rendering.found.starts.get(message), rendering.found.ends.get(message)
     prompt_end = _prompt_end(rendering, message, begin if begin is not None else finish)
     if begin is None and finish is None and content.strip() and not calls:
         begin, finish = _search(rendering, message, content.strip(), prompt_end)
-    if begin is not None and finish is None:
-        raise _unproved(message, "the chat template writes a part of the assistant's text only, or writes it twice")
-    if finish is None and prompt_end is None:
-        raise _unproved(message, "the prompt before this turn is no beginning of the rendered conversation")
+    if begin is None and finish is not None and prompt_end is None:
+        begin = _kept(rendering, message, content, finish)
+    if begin is not None and (finish is None or finish < begin):
+        raise _unproved(message, "the chat template writes the assistant's text in part, twice or turned round")
     behind = finish if finish is not None else prompt_end
-    assert behind is not None
+    if behind is None:
+        raise _unproved(message, "the prompt before this turn is no beginning of the rendered conversation")
     end = _end(rendering, message, behind, calls)
     if not calls and finish is not None:
         _check_tail(rendering, message, rendering.text[finish : end.start()], content)
+    _check_calls(message, fields, rendering.text[behind : end.start()])
+    start = end.start()  # of a turn without any text, its end is trained
     if begin is not None and not _reasons_first(rendering, fields, prompt_end, begin):
         start = _with_leading_space(rendering.text, content, begin, prompt_end)
-    elif content.strip() or calls or reasoning_of(fields):
-        # the text begins with what the template took apart (reasoning), or with a call: all of it is the model's
-        if prompt_end is None:
-            raise _unproved(message, "the prompt before this turn is no beginning of the rendered conversation")
-        start = prompt_end
-    else:
-        start = end.start()
-    _check_calls(message, fields, rendering.text[start : end.start()])
+    elif prompt_end is not None and (content.strip() or calls or reasoning_of(fields)):
+        start = (
+            prompt_end  # what the template took apart (reasoning) or put into words (a call) is the model's to write
+        )
     return Turn(message, prompt_end, start, end.start(), end.end())
 
 
@@ -105,15 +106,26 @@ def _search(rendering: Rendering, message: int, text: str, prompt_end: int | Non
     return begin, begin + len(text)
 
 
+def _kept(rendering: Rendering, message: int, content: str, finish: int) -> int:
+    """Return where a text goes on whose beginning (reasoning) the template dropped: behind a control token."""
+    start = max((match.end() for match in rendering.controls if match.end() <= finish), default=0)
+    if not content.rstrip().endswith(rendering.text[start:finish]):
+        raise _unproved(message, "the chat template rewrites the assistant's text")
+    return start
+
+
 def _end(rendering: Rendering, message: int, behind: int, calls: bool) -> re.Match[str]:
     """Return the first end-of-turn token at or behind a position, before the text of the next message."""
+    if not rendering.habits.turn_ends:
+        what = "the chat template ends no turn with a special token, or hides where"
+        raise TokensError(what, fix=_NO_END)
     allowed = rendering.habits.turn_ends | (rendering.declared_ends if calls else frozenset())
     end = next((match for match in rendering.controls if match.start() >= behind and match[0] in allowed), None)
     limit = rendering.found.next_start(behind, message)
     if end is None or (limit is not None and end.start() > limit):
         raise TokensError(
             f"messages[{message}]: the chat template ends this turn with no end-of-turn token",
-            fix="a model that is trained so would never stop; use a model whose template ends each turn",
+            fix=_NO_END,
         )
     unseen = message + 1 < len(rendering.messages) and message + 1 not in rendering.found.starts
     if calls and unseen and limit is None:
@@ -122,7 +134,7 @@ def _end(rendering: Rendering, message: int, behind: int, calls: bool) -> re.Mat
 
 
 def _check_tail(rendering: Rendering, message: int, tail: str, content: str) -> None:
-    """Refuse anything between a text and its end of turn that the template does not always write, and is no space."""
+    """Refuse what stands between a text and its end of turn, but for what the template always writes there."""
     kept = content[len(content.rstrip()) :]
     usual = rendering.habits.tails
     if not any(tail.endswith(end) and kept.startswith(tail[: len(tail) - len(end)]) for end in usual):

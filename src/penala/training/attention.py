@@ -1,7 +1,7 @@
 """Causal attention over flat rows: documents never see one another, and no T x T table is kept for the backward pass.
 
-Shapes: T = rows of the micro-batch, N = query heads, M = key heads, G = N / M, H = width of a head,
-B = documents of a group, L = query rows of each (padded), S = keys of each: the shared prefix, then its own rows.
+Shapes: T = flat rows, N = query heads, M = key heads, G = N / M, H = width of a head; P = rows of the padded form, in
+which each group of B documents has B * L rows, L being its longest document; S = L + the rows of the shared prefix.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,20 +17,6 @@ BLOCK = 128
 
 
 @dataclass(frozen=True, slots=True)
-class Group:
-    """Documents that are attended in one batched product, padded on the right to the longest.
-
-    `queries` (B * L) and `keys` (B * S) point at flat rows, padding at row 0; `kept` are the places in `queries` that
-    are no padding. The last query of a document sees its last key, so padding, being last, is seen by padding only.
-    """
-
-    num_documents: int
-    queries: Tensor
-    keys: Tensor
-    kept: Tensor
-
-
-@dataclass(frozen=True, slots=True)
 class Heads:
     """How a row of the fused query, key and value projection is cut."""
 
@@ -39,16 +25,43 @@ class Heads:
     width: int
 
     @property
-    def size(self) -> int:
-        return (self.num_queries + 2 * self.num_keys) * self.width
+    def per_key(self) -> int:
+        return self.num_queries // self.num_keys
 
 
-def attend(qkv: Tensor, cos: Tensor, sin: Tensor, groups: Sequence[Group], heads: Heads) -> Tensor:
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Documents attended in one batched product: rows `start` to `start + num_documents * length` of the padded form.
+
+    Each of them sees the first `prefix` flat rows, then its own rows up to the query. Padding stands behind a
+    document's rows, so that only padding sees it.
+    """
+
+    start: int
+    num_documents: int
+    length: int
+    prefix: int
+
+    @property
+    def rows(self) -> slice:
+        return slice(self.start, self.start + self.num_documents * self.length)
+
+
+@dataclass(frozen=True, slots=True)
+class Packing:
+    """Flat rows and their padded form."""
+
+    groups: Sequence[Group]
+    padded: Tensor  # (P): the flat row at each padded row; T at padding
+    places: Tensor  # (T): the padded row of each flat row
+
+
+def attend(qkv: Tensor, cos: Tensor, sin: Tensor, packing: Packing, heads: Heads) -> Tensor:
     """Rotate queries and keys, attend -> (T, N * H).
 
     `qkv` is (T, (N + 2 M) * H), in the order of queries, keys, values; `cos` and `sin` are (T, 1, H / 2).
     """
-    mixed: Tensor = _Attention.apply(qkv, cos, sin, groups, heads)  # type: ignore[no-untyped-call]
+    mixed: Tensor = _Attention.apply(qkv, cos, sin, packing, heads)  # type: ignore[no-untyped-call]
     return mixed
 
 
@@ -62,76 +75,93 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor, out: Tensor) -> None:
 
 class _Attention(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, qkv: Tensor, cos: Tensor, sin: Tensor, groups: Sequence[Group], heads: Heads) -> Tensor:
+    def forward(ctx: Any, qkv: Tensor, cos: Tensor, sin: Tensor, packing: Packing, heads: Heads) -> Tensor:
         num_rotated = heads.num_queries + heads.num_keys
         rows = qkv.view(-1, heads.num_queries + 2 * heads.num_keys, heads.width)
-        turned = torch.empty_like(rows)
-        rotate(rows[:, :num_rotated], cos, sin, out=turned[:, :num_rotated])
-        turned[:, num_rotated:] = rows[:, num_rotated:]
+        num_rows = rows.shape[0]
+        turned = rows.new_empty(num_rows + 1, *rows.shape[1:])
+        rotate(rows[:, :num_rotated], cos, sin, out=turned[:num_rows, :num_rotated])
+        turned[:num_rows, num_rotated:] = rows[:, num_rotated:]
+        turned[num_rows] = 0  # what padding reads
         turned[:, : heads.num_queries] *= heads.width**-0.5
-        out = qkv.new_empty(rows.shape[0], heads.num_queries * heads.width)
-        for group in groups:
-            queries, keys, values = _gather(turned, group, heads)
-            mixed = torch.empty_like(queries)
+        padded = turned.index_select(0, packing.padded)
+        mixed = padded.new_empty(padded.shape[0], heads.num_queries, heads.width)
+        for group in packing.groups:
+            queries, keys, values = _operands(padded, turned, group, heads)
+            mixed_group = torch.empty_like(queries)
             for block, seen in _blocks(group, heads):
                 weights = _weights(queries[:, block], keys[:, :seen], heads)
-                mixed[:, block] = torch.bmm(weights, values[:, :seen])
-            out[group.queries[group.kept]] = _ungroup(mixed, group, heads).flatten(1)[group.kept]
+                mixed_group[:, block] = torch.bmm(weights, values[:, :seen])
+            _by_head(mixed[group.rows], group, heads).copy_(_as_heads(mixed_group, group, heads))
         ctx.save_for_backward(turned, cos, sin)
-        ctx.groups, ctx.heads = groups, heads
-        return out
+        ctx.packing, ctx.heads = packing, heads
+        return mixed.index_select(0, packing.places).flatten(1)
 
     @staticmethod
     def backward(ctx: Any, d_out: Tensor) -> tuple[Tensor | None, ...]:
         """Score each block again instead of keeping its weights."""
         turned, cos, sin = ctx.saved_tensors
+        packing: Packing = ctx.packing
         heads: Heads = ctx.heads
-        num_rotated = heads.num_queries + heads.num_keys
-        d_rows = torch.zeros_like(turned)
-        for group in ctx.groups:
-            queries, keys, values = _gather(turned, group, heads)
-            d_mixed = d_out.new_zeros(group.queries.shape[0], d_out.shape[1])
-            d_mixed[group.kept] = d_out[group.queries[group.kept]]
-            d_mixed = _by_head(d_mixed.view(-1, heads.num_queries, heads.width), group, heads)
-            # sums over blocks, in float32 since bfloat16 would lose the small ones
-            d_keys = torch.zeros_like(keys, dtype=torch.float32)
-            d_values = torch.zeros_like(d_keys)
-            d_queries = torch.empty_like(queries)
-            for block, seen in _blocks(group, heads):
-                weights = _weights(queries[:, block], keys[:, :seen], heads)
-                d_block = d_mixed[:, block]
-                d_values[:, :seen] += torch.bmm(weights.mT, d_block)
-                d_weights = torch.bmm(d_block, values[:, :seen].mT)
-                d_scores = torch._softmax_backward_data(d_weights, weights, -1, weights.dtype)
-                d_queries[:, block] = torch.bmm(d_scores, keys[:, :seen])
-                d_keys[:, :seen] += torch.bmm(d_scores.mT, queries[:, block])
-            # a row is the query of one document, but a shared prefix is seen by all
-            d_rows[group.queries[group.kept], : heads.num_queries] = _ungroup(d_queries, group, heads)[group.kept]
-            d_seen = torch.cat((_per_key(d_keys, group), _per_key(d_values, group)), dim=1)
-            d_rows[:, heads.num_queries :].index_add_(0, group.keys, d_seen.to(d_rows.dtype))
-        d_rows[:, : heads.num_queries] *= heads.width**-0.5
+        num_queries, num_rotated = heads.num_queries, heads.num_queries + heads.num_keys
+        d_out = d_out.view(-1, num_queries, heads.width)
+        d_mixed = torch.cat((d_out, torch.zeros_like(d_out[:1]))).index_select(0, packing.padded)
+        padded = turned.index_select(0, packing.padded)
+        d_padded = torch.empty_like(padded)
+        # the keys and values of the prefix are seen by many documents
+        num_shared = max(group.prefix for group in packing.groups)
+        d_shared = d_out.new_zeros(2, heads.num_keys, num_shared, heads.width, dtype=torch.float32)
+        for group in packing.groups:
+            operands = _operands(padded, turned, group, heads)
+            d_group = _by_head(d_mixed[group.rows], group, heads).reshape(operands[0].shape)
+            d_queries, d_keys, d_values = _block_gradients(*operands, d_group, group, heads)
+            d_rows = d_padded[group.rows]
+            _by_head(d_rows[:, :num_queries], group, heads).copy_(_as_heads(d_queries, group, heads))
+            for number, d_seen in enumerate((d_keys, d_values)):
+                d_seen = d_seen.view(group.num_documents, heads.num_keys, -1, heads.width)
+                first = num_queries + number * heads.num_keys
+                d_own = d_rows[:, first : first + heads.num_keys].view(group.num_documents, group.length, -1, heads.width)
+                d_own.copy_(d_seen[:, :, group.prefix :].transpose(1, 2))
+                d_shared[number, :, : group.prefix] += d_seen[:, :, : group.prefix].sum(dim=0)
+        d_rows = d_padded.index_select(0, packing.places)
+        d_rows[:num_shared, num_queries:] += d_shared.flatten(0, 1).transpose(0, 1).to(d_rows.dtype)
+        d_rows[:, :num_queries] *= heads.width**-0.5
         d_qkv = torch.empty_like(d_rows)
         rotate(d_rows[:, :num_rotated], cos, -sin, out=d_qkv[:, :num_rotated])
         d_qkv[:, num_rotated:] = d_rows[:, num_rotated:]
         return d_qkv.flatten(1), None, None, None, None
 
 
+def _block_gradients(
+    queries: Tensor, keys: Tensor, values: Tensor, d_mixed: Tensor, group: Group, heads: Heads
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the gradients of the operands; those of keys and values in float32, since they are sums over blocks."""
+    d_queries = torch.empty_like(queries)
+    d_keys = torch.zeros_like(keys, dtype=torch.float32)
+    d_values = torch.zeros_like(d_keys)
+    for block, seen in _blocks(group, heads):
+        weights = _weights(queries[:, block], keys[:, :seen], heads)
+        d_block = d_mixed[:, block]
+        d_values[:, :seen] += torch.bmm(weights.mT, d_block)
+        d_weights = torch.bmm(d_block, values[:, :seen].mT)
+        d_scores = torch._softmax_backward_data(d_weights, weights, -1, weights.dtype)
+        d_queries[:, block] = torch.bmm(d_scores, keys[:, :seen])
+        d_keys[:, :seen] += torch.bmm(d_scores.mT, queries[:, block])
+    return d_queries, d_keys, d_values
+
+
 def _blocks(group: Group, heads: Heads) -> Iterator[tuple[slice, int]]:
     """Yield the query rows of each block, as a slice over L * G, and the number of keys that its last query sees."""
-    per_key = heads.num_queries // heads.num_keys
-    length = group.queries.shape[0] // group.num_documents
-    prefix = group.keys.shape[0] // group.num_documents - length
-    for start in range(0, length, BLOCK):
-        end = min(length, start + BLOCK)
-        yield slice(start * per_key, end * per_key), prefix + end
+    for start in range(0, group.length, BLOCK):
+        end = min(group.length, start + BLOCK)
+        yield slice(start * heads.per_key, end * heads.per_key), group.prefix + end
 
 
 def _weights(queries: Tensor, keys: Tensor, heads: Heads) -> Tensor:
-    """Return the causal attention weights of a block (B * M, L * G, S), whose last query sees the last key."""
-    per_key = heads.num_queries // heads.num_keys
-    length = queries.shape[1] // per_key
+    """Return the causal attention weights (B * M, rows * G, S) of a block, whose last query sees the last key."""
     scores = torch.bmm(queries, keys.mT)
-    scores[:, :, -length:] += _unseen(per_key, scores.dtype)[: length * per_key, :length]
+    num_rows = queries.shape[1] // heads.per_key
+    scores[:, :, -num_rows:] += _unseen(heads.per_key, scores.dtype)[: queries.shape[1], :num_rows]
     return torch.softmax(scores, dim=-1)
 
 
@@ -142,31 +172,26 @@ def _unseen(per_key: int, dtype: torch.dtype) -> Tensor:
     return table.repeat_interleave(per_key, dim=0)
 
 
-def _gather(turned: Tensor, group: Group, heads: Heads) -> tuple[Tensor, Tensor, Tensor]:
-    """Return queries (B * M, L * G, H), keys and values (B * M, S, H) of the group, each contiguous."""
-    num_queries, num_keys = heads.num_queries, heads.num_keys
-    queries = _by_head(turned[:, :num_queries][group.queries], group, heads)
-    seen = turned[:, num_queries:][group.keys]
-    seen = seen.view(group.num_documents, -1, 2, num_keys, heads.width).permute(2, 0, 3, 1, 4)
-    keys, values = seen.reshape(2, group.num_documents * num_keys, -1, heads.width)
+def _operands(padded: Tensor, turned: Tensor, group: Group, heads: Heads) -> tuple[Tensor, Tensor, Tensor]:
+    """Return queries (B * M, L * G, H), keys and values (B * M, S, H) of a group, each contiguous."""
+    num_queries, num_keys, prefix = heads.num_queries, heads.num_keys, group.prefix
+    rows = padded[group.rows]
+    queries = _by_head(rows[:, :num_queries], group, heads).reshape(group.num_documents * num_keys, -1, heads.width)
+    seen = rows.new_empty(2, group.num_documents, num_keys, prefix + group.length, heads.width)
+    own = rows[:, num_queries:].view(group.num_documents, group.length, 2, num_keys, heads.width)
+    seen[:, :, :, prefix:] = own.permute(2, 0, 3, 1, 4)
+    shared = turned[:prefix, num_queries:].view(prefix, 2, 1, num_keys, heads.width)
+    seen[:, :, :, :prefix] = shared.permute(1, 2, 3, 0, 4)
+    keys, values = seen.flatten(1, 2)
     return queries, keys, values
 
 
 def _by_head(rows: Tensor, group: Group, heads: Heads) -> Tensor:
-    """Return (B * L, N, H) as (B * M, L * G, H): query heads that share a key head lie in one product."""
-    documents, num_keys = group.num_documents, heads.num_keys
-    split = rows.view(documents, -1, num_keys, heads.num_queries // num_keys, heads.width)
-    return split.transpose(1, 2).reshape(documents * num_keys, -1, heads.width)
+    """View (B * L, N, H) as (B, M, L, G, H): query heads that share a key head go into one product."""
+    split = rows.view(group.num_documents, group.length, heads.num_keys, heads.per_key, heads.width)
+    return split.transpose(1, 2)
 
 
-def _ungroup(mixed: Tensor, group: Group, heads: Heads) -> Tensor:
-    """Undo `_by_head`."""
-    documents, num_keys = group.num_documents, heads.num_keys
-    split = mixed.view(documents, num_keys, -1, heads.num_queries // num_keys, heads.width)
-    return split.transpose(1, 2).reshape(-1, heads.num_queries, heads.width)
-
-
-def _per_key(d_keys: Tensor, group: Group) -> Tensor:
-    """Return (B * M, S, H) as (B * S, M, H)."""
-    split = d_keys.view(group.num_documents, -1, *d_keys.shape[1:])
-    return split.transpose(1, 2).flatten(0, 1)
+def _as_heads(mixed: Tensor, group: Group, heads: Heads) -> Tensor:
+    """View (B * M, L * G, H) as (B, M, L, G, H)."""
+    return mixed.view(group.num_documents, heads.num_keys, group.length, heads.per_key, heads.width)

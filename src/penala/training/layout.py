@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from penala.training.attention import Group
+from penala.training.attention import Group, Packing
 from penala.training.batches import Document
 
 # Up to here a padded product over many documents beats one product for each
@@ -22,7 +22,7 @@ class Layout:
 
     ids: Tensor  # (T)
     positions: Tensor  # (T), counted from 0 in each document
-    groups: tuple[Group, ...]
+    packing: Packing  # who attends to whom
     predicting: Tensor  # rows whose next token is supervised, in order
     targets: Tensor  # that token, one for each of `predicting`
 
@@ -46,8 +46,8 @@ def lay_out(documents: Sequence[Document], *, share_prefix: bool = True) -> Layo
         predicting += [start - prefix + t - 1 for t in document.supervised]
         targets += [document.ids[t] for t in document.supervised]
         spans.append((start, len(ids)))
-    groups = _groups(spans, prefix)
-    return Layout(torch.tensor(ids), torch.tensor(positions), groups, torch.tensor(predicting), torch.tensor(targets))
+    packing = _pack(spans, prefix, len(ids))
+    return Layout(torch.tensor(ids), torch.tensor(positions), packing, torch.tensor(predicting), torch.tensor(targets))
 
 
 def shared_prefix(documents: Sequence[Document]) -> int:
@@ -62,36 +62,25 @@ def shared_prefix(documents: Sequence[Document]) -> int:
     return next((t for t in range(limit) if first[t] != last[t]), limit)
 
 
-def _groups(spans: Sequence[tuple[int, int]], prefix: int) -> tuple[Group, ...]:
-    """Group the documents' own rows for attention.
+def _pack(spans: Sequence[tuple[int, int]], prefix: int, num_rows: int) -> Packing:
+    """Group the documents' own rows for attention; the shared prefix before them attends to itself.
 
-    Short documents of like length (within a power of two) are one padded product, in which each repeats the queries of
-    the prefix: cheaper than one more product for so few rows. A long document goes alone.
+    Short documents of like length (within a power of two) are one padded product, a long one goes alone.
     """
-    short: dict[int, list[tuple[int, int]]] = {}
-    long: list[tuple[int, int]] = []
-    for start, end in spans:
-        length = prefix + end - start
-        if length > SHORT:
-            long.append((start, end))
-        else:
-            short.setdefault(max(6, (length - 1).bit_length()), []).append((start, end))
-    groups = [_padded(members, prefix, keeps_prefix=not number) for number, members in enumerate(short.values())]
-    if prefix and not groups:
-        groups.append(_alone((0, prefix), 0))
-    return (*groups, *(_alone(span, prefix) for span in long))
-
-
-def _padded(spans: Sequence[tuple[int, int]], prefix: int, *, keeps_prefix: bool) -> Group:
-    """Pad whole documents; with `keeps_prefix`, the first answers the queries of the prefix for all."""
-    own = torch.arange(max(end - start for start, end in spans)) + torch.tensor([[start] for start, _ in spans])
-    is_own = own < torch.tensor([[end] for _, end in spans])
-    rows = torch.cat((torch.arange(prefix).expand(len(spans), -1), own.where(is_own, 0)), dim=1).flatten()
-    is_kept = torch.cat((torch.zeros(len(spans), prefix, dtype=torch.bool), is_own), dim=1)
-    is_kept[0, :prefix] = keeps_prefix
-    return Group(len(spans), rows, rows, is_kept.flatten().nonzero().flatten())
-
-
-def _alone(span: tuple[int, int], prefix: int) -> Group:
-    own = torch.arange(*span)
-    return Group(1, own, torch.cat((torch.arange(prefix), own)), torch.arange(len(own)))
+    members: dict[int, list[tuple[int, int]]] = {}
+    for number, (start, end) in enumerate(spans):
+        length = end - start
+        members.setdefault(number if length > SHORT else -max(63, length - 1).bit_length(), []).append((start, end))
+    groups, padded = [], []
+    if prefix:
+        groups.append(Group(0, 1, prefix, 0))
+        padded += range(prefix)
+    for together in members.values():
+        length = max(end - start for start, end in together)
+        groups.append(Group(len(padded), len(together), length, prefix))
+        for start, end in together:
+            padded += [*range(start, end), *[num_rows] * (length - (end - start))]
+    rows = torch.tensor(padded)
+    places = torch.empty(num_rows + 1, dtype=torch.long)
+    places[rows] = torch.arange(len(padded))
+    return Packing(groups, rows, places[:num_rows])

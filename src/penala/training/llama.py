@@ -200,7 +200,7 @@ class Llama:
         """Run one decoder layer on x (T, D); with `rows`, return only those."""
         eps = self.shape.norm_eps
         qkv = layer.qkv(_rms_norm(x, layer.norm_in, eps), training=training)
-        mixed = attend(qkv, cos, sin, layout.groups, self.shape.heads)
+        mixed = attend(qkv, cos, sin, layout.packing, self.shape.heads)
         if rows is not None:
             x, mixed = x[rows], mixed[rows]
         x = x + layer.out(mixed, training=training)
@@ -230,20 +230,21 @@ def supervised_nats(hidden: Tensor, head: Tensor, targets: Tensor) -> Tensor:
 class _SupervisedNats(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, head: Tensor, targets: Tensor) -> Tensor:
-        wants_gradient = ctx.needs_input_grad[0]
-        d_hidden = torch.empty_like(hidden) if wants_gradient else None
+        d_hidden = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
         nats = torch.zeros((), dtype=torch.float64)
         chunk = max(1, LOGITS_BYTES // (4 * head.shape[0]))
         for start in range(0, len(targets), chunk):
             rows = slice(start, start + chunk)
-            goal = targets[rows, None]
-            log_probs = torch.log_softmax((hidden[rows] @ head.mT).float(), dim=-1)
-            nats -= log_probs.gather(1, goal).sum(dtype=torch.float64)
+            logits = (hidden[rows] @ head.mT).float()
+            logits -= logits.amax(dim=-1, keepdim=True)
+            nats -= logits.gather(1, targets[rows, None]).sum(dtype=torch.float64)
+            # in place: a table of rows x V is the largest tensor of the step
+            exponentials = logits.exp_()
+            total = exponentials.sum(dim=-1, keepdim=True)
+            nats += total.log().sum(dtype=torch.float64)
             if d_hidden is not None:
-                # softmax minus one-hot
-                d_logits = log_probs.exp_()
-                d_logits.scatter_add_(1, goal, torch.full_like(goal, -1, dtype=d_logits.dtype))
-                d_hidden[rows] = d_logits.to(head.dtype) @ head
+                # (softmax - one-hot) @ head
+                d_hidden[rows] = (exponentials.to(head.dtype) @ head).div_(total) - head[targets[rows]]
         if d_hidden is not None:
             ctx.save_for_backward(d_hidden)
         return nats
@@ -267,15 +268,15 @@ class _RmsNorm(torch.autograd.Function):
         wide = x.float()
         inverse = torch.rsqrt(wide.square().mean(dim=-1, keepdim=True) + eps)
         ctx.save_for_backward(x, weight, inverse)
-        return (wide * inverse).to(x.dtype) * weight
+        return (wide * inverse).to(x.dtype).mul_(weight)
 
     @staticmethod
     def backward(ctx: Any, d_y: Tensor) -> tuple[Tensor, None, None]:
         x, weight, inverse = ctx.saved_tensors
-        unit = x.float() * inverse
+        wide = x.float()
         d_unit = (d_y * weight).float()
-        along = (d_unit * unit).mean(dim=-1, keepdim=True)
-        return ((d_unit - unit * along) * inverse).to(x.dtype), None, None
+        along = torch.linalg.vecdot(d_unit, wide)[:, None] * inverse**3 / x.shape[1]
+        return d_unit.mul_(inverse).addcmul_(wide, along, value=-1).to(x.dtype), None, None
 
 
 def _swiglu(gate_up: Tensor) -> Tensor:

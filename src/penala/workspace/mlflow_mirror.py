@@ -5,7 +5,9 @@ on it. The job is a run, each of its steps a child run; the metrics of the steps
 version gets a version of MLflow's own numbering, with ours as tag `penala.version` and alias.
 """
 
+import contextlib
 import re
+import sqlite3
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -26,6 +28,7 @@ MIRROR_S = 300.0  # MLflow's first start makes its database: on a slow disk, a m
 METRICS_AT_ONCE = 1000  # of MLflow's log_batch
 PARAMS_AT_ONCE = 100
 LONGEST_PARAM = 6000
+_SILENT = {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"}  # it would report to its makers, and wait for it
 
 
 class Mirror:
@@ -50,7 +53,7 @@ class Mirror:
         attempt = self._attempt(number + 1)
         attempt.mkdir(parents=True, exist_ok=True)
         argv = [sys.executable, "-P", "-m", "penala.workspace.mlflow_mirror", str(self.workspace), self.job]
-        shim.write_json(attempt / "cmd.json", {"argv": argv})
+        shim.write_json(attempt / "cmd.json", {"argv": argv, "env": _SILENT})
         self._child = shim.launch(attempt)
         self._deadline = time.monotonic() + MIRROR_S
 
@@ -87,7 +90,11 @@ def main(workspace: Path, job: str) -> None:
     """Write a finished job into MLflow; what an interrupted mirror wrote before is replaced."""
     from mlflow import MlflowClient
 
-    uri = f"sqlite:///{workspace / 'mlflow.db'}"
+    database = workspace / "mlflow.db"
+    with contextlib.closing(sqlite3.connect(database)) as connection:
+        # stays with the file: MLflow's 300 statements of a first start wait for the disk once each, not three times
+        connection.execute("pragma journal_mode = wal")
+    uri = f"sqlite:///{database}"
     client = MlflowClient(tracking_uri=uri, registry_uri=uri)
     with Store(workspace / "penala.db") as store:
         row = store.get(JobRow, name=job)

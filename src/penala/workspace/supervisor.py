@@ -55,6 +55,8 @@ def ensure(workspace: Path) -> None:
                 stderr=output,
                 pass_fds=[lock],
                 cwd=workspace,
+                # it is nobody's step: whoever ends a step's processes must not take it for one
+                env={key: value for key, value in os.environ.items() if key != shim.MARKER},
                 start_new_session=True,
                 check=True,
             )
@@ -145,7 +147,8 @@ class Supervisor:
         if any(shim.alive(other) for other in services.service_folders(folder)):
             return
         log.info("removing endpoint %s", endpoint.name)
-        shutil.rmtree(folder)
+        if folder.exists():
+            shutil.rmtree(folder)
         with self._store.transaction():
             self._store.delete(DeploymentRow, endpoint=endpoint.name)
             self._store.delete(EndpointRow, name=endpoint.name)

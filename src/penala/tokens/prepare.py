@@ -1,0 +1,251 @@
+"""From conversations to the prepared folder: token ids and labels of each split, the template lock, the ledger.
+
+train.jsonl validation.jsonl test.jsonl      {"input_ids": [...], "labels": [...]} a line; test only where there is one
+raw_data/                                    the same rows as conversations, as they were trained (cut ones cut)
+tokenizer.json ... config.json               what ChatTokenizer.from_folder reads
+template_lock.json ledger.json preprocess_args.json
+"""
+
+import json
+import shutil
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from penala.conversations.conversation import Conversation, write_jsonl
+from penala.conversations.ledger import Ledger
+from penala.errors import DataError, TokensError
+from penala.tokens import lock
+from penala.tokens.chat_tokenizer import ChatTokenizer, tokenizer_files
+from penala.tokens.labels import ALL_TURNS, Supervision, TrainingTokens
+from penala.tokens.mask import prove
+
+BATCH_ROWS = 64  # are rendered and tokenised together, on all cores
+SHOWN = 20  # of the rows that cannot be prepared
+MODEL_FILES = ("config.json", "generation_config.json")  # they say where a reply ends, and how long a row may be
+
+Report = Callable[[dict[str, Any]], None]
+
+
+class Splits(Protocol):
+    """What is asked of penala.conversations.split.Splits."""
+
+    @property
+    def train(self) -> list[Conversation]: ...
+    @property
+    def validation(self) -> list[Conversation]: ...
+    @property
+    def test(self) -> list[Conversation]: ...
+    @property
+    def held_out(self) -> list[Conversation]: ...
+    @property
+    def rows_in(self) -> int: ...
+    @property
+    def bad_rows(self) -> Mapping[str, int]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class PrepareSettings:
+    """How rows become tokens. Below 1, `max_seq_length` is the model's own limit, which no setting exceeds."""
+
+    max_seq_length: int = -1
+    on_too_long: Literal["error", "cut_turns", "drop"] = "error"
+    supervision: Supervision = ALL_TURNS
+
+
+def prepare(splits: Splits, model_folder: Path, out: Path, settings: PrepareSettings, report: Report) -> dict[str, Any]:
+    """Write the prepared folder `out` and return the figures: the ledger, tokens by split, the lengths of train's rows.
+
+    Raises DataError that lists the rows that are too long (unless `on_too_long` allows to cut or drop them), that the
+    template refuses, and whose mask cannot be proved.
+    """
+    tokenizer = ChatTokenizer.from_folder(model_folder)
+    preparation = _Preparation(tokenizer, settings, splits, report)
+    (out / "raw_data").mkdir(parents=True, exist_ok=True)
+    parts = {"train": preparation.write("train", splits.train, out)}
+    parts["validation"] = preparation.write("validation", splits.validation, out)
+    if splits.test:
+        parts["test"] = preparation.write("test", splits.test, out)
+    ledger = preparation.close()
+    for name in [*tokenizer_files(model_folder), *(name for name in MODEL_FILES if (model_folder / name).is_file())]:
+        (out / name).parent.mkdir(exist_ok=True)
+        shutil.copyfile(model_folder / name, out / name)
+    lock.TemplateLock.make(tokenizer, parts["train"].rows).save(out / lock.FILE)
+    _write_json(out / "ledger.json", {**ledger, "changed_rows": preparation.changed})
+    _write_json(out / "preprocess_args.json", {**asdict(settings), "limit": preparation.limit})
+    return {
+        "ledger": ledger,
+        "tokens": {name: {"total": sum(part.lengths), "supervised": part.supervised} for name, part in parts.items()},
+        "lengths": _percentiles(parts["train"].lengths),
+    }
+
+
+@dataclass(slots=True)
+class _Part:
+    """What became of one split: the rows as they are trained, their lengths, their supervised tokens."""
+
+    rows: list[Conversation] = field(default_factory=list)
+    lengths: list[int] = field(default_factory=list)
+    supervised: int = 0
+
+
+class _Preparation:
+    """The books of one preparation: every row of train in the ledger, every problem of every split in one list."""
+
+    def __init__(self, tokenizer: ChatTokenizer, settings: PrepareSettings, splits: Splits, report: Report) -> None:
+        self.limit = tokenizer.max_length
+        if settings.max_seq_length > 0:
+            self.limit = min(settings.max_seq_length, tokenizer.max_length)
+        self.changed: list[dict[str, Any]] = []  # rows that were cut or dropped, and by how much
+        self._tokenizer = tokenizer
+        self._settings = settings
+        self._report = report
+        self._now = datetime.now()  # what templates that ask for the time are told: one moment for all rows
+        self._ledger = Ledger(splits.rows_in)
+        for code, rows in splits.bad_rows.items():
+            self._ledger.add("dropped", rows=rows, reason=code)
+        self._held_out = frozenset(map(id, splits.held_out))
+        self._total = len(splits.train) + len(splits.validation) + len(splits.test)
+        self._done = 0
+        self._problems: list[str] = []
+        self._num_too_long = 0
+        self._remarks: Counter[str] = Counter()
+        if settings.max_seq_length > self.limit:
+            self._note(f"max_seq_length is {settings.max_seq_length:,}, the model takes {self.limit:,} tokens at most")
+
+    def write(self, split: str, rows: Sequence[Conversation], out: Path) -> _Part:
+        """Write the ids and labels of one split, and its conversations."""
+        import msgspec
+
+        part = _Part()
+        with (out / f"{split}.jsonl").open("wb") as file:
+            for start in range(0, len(rows), BATCH_ROWS):
+                batch = rows[start : start + BATCH_ROWS]
+                for row, tokens in self._prepared(split, batch):
+                    file.write(msgspec.json.encode({"input_ids": tokens.ids, "labels": tokens.labels}) + b"\n")
+                    part.rows.append(row)
+                    part.lengths.append(len(tokens.ids))
+                    part.supervised += tokens.num_supervised
+                self._done += len(batch)
+                progress = {"done": self._done, "total": self._total, "unit": "conversations"}
+                self._report({"event": "progress", **progress})
+        write_jsonl(out / "raw_data" / f"{split}.jsonl", part.rows)
+        return part
+
+    def close(self) -> dict[str, Any]:
+        """Return the ledger. Raises DataError with the problems of all rows."""
+        if self._problems:
+            shown = "\n  ".join(self._problems[:SHOWN])
+            more = f"\n  and {len(self._problems) - SHOWN} more" if len(self._problems) > SHOWN else ""
+            raise DataError(f"{len(self._problems)} rows cannot be trained:\n  {shown}{more}", fix=self._fix())
+        self._ledger.check()
+        for remark, rows in sorted(self._remarks.items()):
+            self._note(f"{remark} (rows: {rows:,})")
+        return self._ledger.as_dict()
+
+    def _prepared(self, split: str, batch: Sequence[Conversation]) -> Iterator[tuple[Conversation, TrainingTokens]]:
+        """Yield the rows that are kept, as they are trained."""
+        results = self._tokenizer.training_tokens_of(batch, self._settings.supervision, now=self._now)
+        for conversation, whole in zip(batch, results, strict=True):
+            try:
+                if isinstance(whole, TokensError):
+                    raise whole
+                kept = self._fitted(conversation, whole)
+                if kept is not None and not _is_masked_by_wish(*kept):
+                    prove(self._tokenizer, kept[1])
+            except TokensError as error:
+                self._problems.append(str(error))
+                continue
+            self._book(split, conversation, whole, kept)
+            if kept is not None:
+                yield kept
+
+    def _fitted(self, row: Conversation, whole: TrainingTokens) -> tuple[Conversation, TrainingTokens] | None:
+        """Apply `on_too_long`: return the row as it is or shortened, None when it is dropped."""
+        if len(whole.ids) <= self.limit:
+            return row, whole
+        if self._settings.on_too_long == "drop":
+            return None
+        if self._settings.on_too_long == "cut_turns" and (shortened := self._cut(row)) is not None:
+            return shortened
+        self._num_too_long += 1
+        first = " in its first turn already" if self._settings.on_too_long == "cut_turns" else ""
+        raise TokensError(f"{len(whole.ids):,} tokens{first}, the limit is {self.limit:,}", where=whole.where)
+
+    def _cut(self, row: Conversation) -> tuple[Conversation, TrainingTokens] | None:
+        """Leave out as few of the last messages as needed; the row still ends in an assistant's. None: it cannot."""
+
+        def first(count: int) -> TrainingTokens:
+            shortened = replace(row, messages=row.messages[:count])
+            return self._tokenizer.training_tokens(shortened, self._settings.supervision, now=self._now)
+
+        ends = [n for n, message in enumerate(row.messages, 1) if message.role == "assistant"]
+        fitting = bisect_right(ends, self.limit, key=lambda count: len(first(count).ids))
+        if fitting == 0:
+            return None
+        tokens = first(ends[fitting - 1])
+        return (replace(row, messages=row.messages[: ends[fitting - 1]]), tokens) if tokens.num_supervised else None
+
+    def _book(
+        self,
+        split: str,
+        row: Conversation,
+        whole: TrainingTokens,
+        kept: tuple[Conversation, TrainingTokens] | None,
+    ) -> None:
+        """Enter one row: in the ledger when it came from train, in the list of changed rows, and in the remarks."""
+        tokens = len(whole.ids)
+        left = kept[1] if kept is not None else None
+        removed = tokens - len(left.ids) if left is not None else tokens
+        if id(row) in self._held_out:
+            self._ledger.add("held_out", tokens=tokens)
+        elif split == "train" and left is None:
+            self._ledger.add("dropped", tokens=tokens, reason="too_long")
+        elif split == "train" and left is not None and not left.num_supervised:
+            self._ledger.add("masked", tokens=tokens, removed=removed, reason="weight_0")
+        elif split == "train" and left is not None:
+            name: Literal["cut", "trained"] = "cut" if removed else "trained"
+            reason = "too_long" if removed else None
+            self._ledger.add(name, tokens=tokens, supervised=left.num_supervised, removed=removed, reason=reason)
+        if removed:
+            messages = len(kept[0].messages) if kept is not None else 0
+            place = {"split": split, "file": row.file, "line": row.line}
+            self.changed.append({**place, "messages": len(row.messages), "kept": messages, "tokens_removed": removed})
+            self._remarks["too long, shortened by whole turns" if left is not None else "too long, dropped"] += 1
+        for thing in left.unrendered if left is not None else ():
+            self._remarks[f"the chat template leaves out {thing}"] += 1
+        if left is not None and any(turn.prompt_end is None for turn in left.turns):
+            self._remarks["the chat template asks for a reply otherwise than it shows one in a conversation"] += 1
+
+    def _fix(self) -> str | None:
+        if not self._num_too_long:
+            return None
+        ways = ["set on_too_long to drop"]
+        if self._settings.on_too_long == "error":
+            ways.insert(0, "set on_too_long to cut_turns")
+        if self.limit < self._tokenizer.max_length:
+            ways.append("raise max_seq_length")
+        return f"for rows that are too long {' or '.join(ways)}"
+
+    def _note(self, text: str) -> None:
+        self._report({"event": "note", "text": text})
+
+
+def _is_masked_by_wish(row: Conversation, tokens: TrainingTokens) -> bool:
+    """Tell whether a row has assistant messages and the user wants none of them trained."""
+    return not tokens.turns and any(message.role == "assistant" for message in row.messages)
+
+
+def _percentiles(lengths: Sequence[int]) -> dict[str, int]:
+    """Return the median, the 90th percentile and the longest, in tokens; zeros for no rows."""
+    ordered = sorted(lengths) or [0]
+    last = len(ordered) - 1
+    return {"p50": ordered[last // 2], "p90": ordered[last * 9 // 10], "max": ordered[last]}
+
+
+def _write_json(path: Path, value: Any) -> None:
+    lock.write_text(path, json.dumps(value, ensure_ascii=False, indent=1) + "\n")

@@ -1,0 +1,59 @@
+"""A job as it is shown."""
+
+import json
+
+import pytest
+
+from penala.cli.follow import Display, JsonDisplay, duration, progress_text
+from penala.workspace.events import Event
+
+EVENTS = [
+    Event("job", "kopitiam-1", {"status": "Running", "error": None}),
+    Event("step", "chat_completion_finetune", {"status": "started", "attempt": 1}),
+    Event("note", "chat_completion_finetune", {"text": "bfloat16, LoRA on 210 layers"}),
+    Event("progress", "chat_completion_finetune", {"done": 1, "total": 2, "unit": "steps", "loss": 1.5, "eta_s": 75.0}),
+    Event("progress", "chat_completion_finetune", {"done": 2, "total": 2, "unit": "steps", "loss": 1.25, "eta_s": 0.0}),
+    Event("step", "chat_completion_finetune", {"status": "completed", "seconds": 142.0}),
+    Event("step", "ft_nlp_model_converter", {"status": "reused", "reused_from": "a/b"}),
+    Event("stage", "register", {"status": "started"}),
+]
+
+
+def test_plain_lines_tell_the_whole_story(capsys):
+    """A log file of a run can be read without a terminal."""
+    display = Display({"chat_completion_finetune": "Fine-tune"})
+    for event in EVENTS:
+        display.show(event)
+
+    assert capsys.readouterr().err.splitlines() == [
+        "Fine-tune ...",
+        "    bfloat16, LoRA on 210 layers",
+        "    1/2 steps, loss 1.500, 1 min 15 s left",
+        "    2/2 steps, loss 1.250",
+        "Fine-tune: completed in 2 min 22 s",
+        "ft_nlp_model_converter: unchanged, reused",
+        "Register the model version ...",
+    ]
+
+
+def test_a_machine_gets_one_object_a_line_on_stdout(capsys):
+    """Every event is JSON, and nothing else is on stdout."""
+    display = JsonDisplay({})
+    for event in EVENTS:
+        display.show(event)
+
+    shown = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [event["event"] for event in shown] == [event.kind for event in EVENTS]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.42, "0.4 s"), (59.4, "59 s"), (142, "2 min 22 s"), (7500, "2 h 5 min")]
+)
+def test_a_duration_is_said_as_a_person_says_it(seconds, text):
+    """From tenths of a second to hours."""
+    assert duration(seconds) == text
+
+
+def test_progress_without_a_loss_is_only_a_count():
+    """Replies have no loss."""
+    assert progress_text({"done": 3, "total": 60, "unit": "replies"}) == "3/60 replies"

@@ -1,0 +1,57 @@
+"""`penala --help`: quick, whole, and honest about what there is."""
+
+import subprocess
+import sys
+
+import click
+import pytest
+
+from penala.cli.main import COMMANDS, cli
+
+HEAVY = {
+    "torch", "transformers", "mlflow", "pydantic", "starlette", "uvicorn", "httpx", "msgspec", "peft", "jinja2",
+    "tokenizers", "yaml", "rich", "huggingface_hub", "pyarrow", "numpy", "sqlite3",
+}  # fmt: skip
+
+
+def commands(command: click.Command, name: str) -> list[tuple[str, click.Command]]:
+    """Return every command below `command`, with its whole name."""
+    found = [(name, command)]
+    if isinstance(command, click.Group):
+        context = click.Context(command)
+        for verb in command.list_commands(context):
+            found += commands(command.get_command(context, verb), f"{name} {verb}")
+    return found
+
+
+ALL = commands(cli, "penala")
+
+
+@pytest.mark.parametrize("argv", [["--help"], ["run", "--help"], ["models", "--help"], ["--version"]])
+def test_help_loads_nothing_heavy(argv):
+    """What answers a question about the program needs none of its libraries but click."""
+    script = f"""
+import sys
+from penala.cli.main import cli
+try:
+    cli({argv!r}, standalone_mode=True)
+except SystemExit:
+    pass
+print(",".join(sorted({HEAVY!r} & set(sys.modules))), file=sys.stderr)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+
+    assert done.stderr.strip() == ""
+    assert "penala" in done.stdout
+
+
+@pytest.mark.parametrize(("name", "command"), ALL, ids=[name for name, _ in ALL])
+def test_every_command_says_what_it_does(name, command):
+    """Each command has a help text whose first line is a sentence."""
+    assert command.help
+    assert len(command.help.splitlines()[0]) > 10
+
+
+def test_the_nouns_of_the_first_page_are_the_nouns_that_exist():
+    """No command is announced that cannot be loaded."""
+    assert [name.split()[1] for name, _ in ALL if name.count(" ") == 1] == list(COMMANDS)

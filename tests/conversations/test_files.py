@@ -1,0 +1,258 @@
+"""From paths to records: formats, encodings, line ends, and the line where each record starts."""
+
+import gzip
+import io
+import json
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from penala.conversations.check import check
+from penala.conversations.files import BLOCK_BYTES, find_files
+from penala.errors import UsageError
+
+ROW = {
+    "messages": [{"role": "user", "content": "Teh tarik?"}, {"role": "assistant", "content": "RM 2.50, café style."}]
+}
+SECOND = {"messages": [{"role": "user", "content": "Kopi?"}, {"role": "assistant", "content": "RM 2.00."}]}
+LINES = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in (ROW, SECOND))
+PRETTY = "\n".join(json.dumps(row, ensure_ascii=False, indent=2) for row in (ROW, SECOND))
+CSV = 'prompt,completion\nTeh tarik?,"RM 2.50, café style."\nKopi?,RM 2.00.\n'
+
+JSON_FILES = {
+    "utf-8 mark": ("a.jsonl", b"\xef\xbb\xbf" + LINES.encode()),
+    "utf-16": ("a.jsonl", LINES.encode("utf-16")),
+    "utf-16 big end": ("a.jsonl", b"\xfe\xff" + LINES.encode("utf-16-be")),
+    "utf-32": ("a.jsonl", LINES.encode("utf-32")),
+    "CRLF": ("a.jsonl", LINES.replace("\n", "\r\n").encode()),
+    "CR": ("a.jsonl", LINES.replace("\n", "\r").encode()),
+    "no last newline": ("a.jsonl", LINES.rstrip("\n").encode()),
+    "gzip": ("a.jsonl.gz", gzip.compress(LINES.encode())),
+    "gzip without its suffix": ("a.jsonl", gzip.compress(LINES.encode())),
+    "two gzip members": ("a.json.gz", gzip.compress(LINES[:100].encode()) + gzip.compress(LINES[100:].encode())),
+    "lines under .json": ("a.json", LINES.encode()),
+    "list": ("a.json", json.dumps([ROW, SECOND]).encode()),
+    "list under .jsonl": ("a.jsonl", json.dumps([ROW, SECOND]).encode() + b"\n"),
+    "list printed over lines": ("a.json", json.dumps([ROW, SECOND], indent=1).encode()),
+    "list of lines": ("a.json", ("[" + LINES.replace("}\n{", "},\n{") + "]").encode()),
+    "objects printed over lines": ("a.jsonl", PRETTY.encode()),
+    "objects over CRLF lines": ("a.jsonl", PRETTY.replace("\n", "\r\n").encode()),
+    "under data": ("a.json", json.dumps({"version": {"n": 1}, "data": [ROW, SECOND], "more": []}).encode()),
+    "columns": ("a.json", json.dumps({"messages": {"0": ROW["messages"], "1": SECOND["messages"]}}).encode()),
+    "csv": ("a.csv", CSV.encode()),
+    "csv in utf-16": ("a.csv", CSV.encode("utf-16")),
+    "csv of a spreadsheet": ("a.csv", b"\xef\xbb\xbf" + CSV.replace(",", ";", 1).replace("?,", "?;").encode()),
+    "tsv": ("a.tsv", CSV.replace(",", "\t", 1).replace("?,", "?\t").encode()),
+    "packed csv": ("a.csv.gz", gzip.compress(CSV.encode())),
+}
+
+
+def turns(conversation):
+    return [(message.role, message.content) for message in conversation.messages]
+
+
+def parquet_bytes(table: pa.Table, **options) -> bytes:
+    out = io.BytesIO()
+    pq.write_table(table, out, **options)
+    return out.getvalue()
+
+
+@pytest.mark.parametrize(("name", "data"), JSON_FILES.values(), ids=JSON_FILES)
+def test_every_format_gives_the_same_conversations(write, name, data):
+    """However a file is written, its two conversations come out alike, and nothing is said about a row."""
+    checked = check(write(name, data), minimum_rows=0)
+
+    assert [turns(conversation) for conversation in checked.conversations] == [
+        [("user", "Teh tarik?"), ("assistant", "RM 2.50, café style.")],
+        [("user", "Kopi?"), ("assistant", "RM 2.00.")],
+    ]
+    assert not [finding for finding in checked.findings if finding.line is not None]
+
+
+def test_parquet_and_arrow_give_the_same_conversations(write):
+    """A parquet file, an Arrow file and an Arrow stream are read, and the index that pandas leaves is no column."""
+    table = pa.Table.from_pylist([ROW, SECOND]).append_column("__index_level_0__", pa.array([7, 8]))
+    stream, file = io.BytesIO(), io.BytesIO()
+    with pa.ipc.new_stream(stream, table.schema) as writer:
+        writer.write_table(table)
+    with pa.ipc.new_file(file, table.schema) as writer:
+        writer.write_table(table)
+
+    for name, data in [
+        ("a.parquet", parquet_bytes(table)),
+        ("s.arrow", stream.getvalue()),
+        ("f.arrow", file.getvalue()),
+    ]:
+        first, second = check(write(name, data)).conversations
+        assert turns(first)[1] == ("assistant", "RM 2.50, café style.")
+        assert (second.line, second.row, second.columns) == (2, 2, {})
+
+
+def test_lines_are_physical_and_rows_are_counted(write):
+    """Blank lines are not rows, but they are lines."""
+    one, two = LINES.splitlines()
+    checked = check(write("a.jsonl", f"\n{one}\n\n  \n\t{two} \n\n"))
+
+    assert [(conversation.line, conversation.row) for conversation in checked.conversations] == [(2, 1), (5, 2)]
+    assert (checked.rows, checked.good, checked.bad) == (2, 2, 0)
+
+
+def test_a_record_of_several_lines_stands_where_it_starts(write):
+    """In printed JSON and in quoted CSV fields the line is that of the record's first character."""
+    printed = check(write("a.json", json.dumps([ROW, SECOND], indent=2)))
+    quoted = check(write("a.csv", 'prompt,completion\n"one\ntwo\nthree",1\n\nfour,4\n'))
+
+    assert [conversation.line for conversation in printed.conversations] == [2, 14]
+    assert [conversation.line for conversation in quoted.conversations] == [2, 6]
+
+
+def test_line_separators_of_unicode_do_not_end_a_line(write):
+    """U+2028, U+2029, U+0085 and form feeds inside a text stay there."""
+    text = "a\u2028b\u2029c\u0085d\x1ce"
+    row = {"messages": [{"role": "user", "content": "?"}, {"role": "assistant", "content": text.replace("\x1c", "")}]}
+    [conversation] = check(write("a.jsonl", json.dumps(row, ensure_ascii=False) + "\n")).conversations
+
+    assert conversation.messages[1].content == "a\u2028b\u2029c\u0085de"
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_lines_that_cross_a_block_are_whole(write, end):
+    """Rows longer than a block of the reader, and line ends on its border, change nothing."""
+    long = {"messages": [{"role": "user", "content": "x" * BLOCK_BYTES}, {"role": "assistant", "content": "y"}]}
+    filler = json.dumps(SECOND)
+    text = json.dumps(long) + end + filler + " " * (BLOCK_BYTES - 1 - len(filler)) + end + json.dumps(SECOND) + end
+    checked = check(write("a.jsonl", text), minimum_rows=0)
+
+    assert [conversation.line for conversation in checked.conversations] == [1, 2, 3]
+    assert {finding.code for finding in checked.findings} == {"very_long", "duplicate"}
+
+
+def test_a_folder_is_its_shards_in_order(write, tmp_path):
+    """Hidden files and files about the data are passed over in silence; other files are named."""
+    write("set/train-1.jsonl", [SECOND])
+    write("set/train-0.jsonl", [ROW])
+    write("set/.hidden.jsonl", "not data")
+    write("set/dataset_info.json", "{}")
+    write("set/README.md", "# notes")
+    checked = check(tmp_path / "set", minimum_rows=0)
+
+    assert [conversation.messages[0].content for conversation in checked.conversations] == ["Teh tarik?", "Kopi?"]
+    [finding] = checked.findings
+    assert (finding.file, finding.line, finding.code) == (str(tmp_path / "set/README.md"), None, "skipped_file")
+
+
+def test_a_glob_is_its_matches_and_an_odd_name_is_a_name(write, tmp_path):
+    """A path with brackets that exists is that file; otherwise it is a pattern."""
+    write("b.jsonl", [SECOND])
+    odd = write("[a] & é.jsonl", [ROW])
+
+    assert find_files(odd).files == [odd]
+    assert [path.name for path in find_files(tmp_path / "*.jsonl").files] == ["[a] & é.jsonl", "b.jsonl"]
+
+
+def test_a_missing_path_is_refused_before_anything_is_read(write, tmp_path):
+    """A path that does not exist, a pattern without matches and a folder without data raise UsageError (exit 2)."""
+    write("empty/notes.md", "nothing")
+    for path in ["none.jsonl", "none/*.jsonl", "empty"]:
+        with pytest.raises(UsageError, match=r"no such file|holds no data") as error:
+            check([write("a.jsonl", [ROW]), tmp_path / path])
+        assert error.value.where == str(tmp_path / path)
+
+
+UNREADABLE = {
+    "cut gzip": ("a.jsonl.gz", gzip.compress(LINES.encode())[:-20], "damaged gzip"),
+    "wrong checksum": ("a.jsonl.gz", gzip.compress(LINES.encode())[:-8] + b"\0" * 8, "damaged gzip"),
+    "text under .parquet": ("a.parquet", LINES.encode(), "is no parquet file"),
+    "text under .arrow": ("a.arrow", LINES.encode(), "is no arrow file"),
+    "damaged parquet": ("a.parquet", b"PAR1" + b"\0" * 64, "damaged parquet"),
+    "damaged stream": ("a.arrow", b"\xff\xff\xff\xff" + b"\x01" * 64, "damaged Arrow"),
+    "workbook": ("a.csv", b"PK\x03\x04" + b"\0" * 64, "Excel"),
+    "unknown suffix": ("a.docx", b"hello", "'.docx' is not one"),
+    "utf-16 without a mark": ("a.jsonl", LINES.encode("utf-16-le"), "without its mark"),
+    "half a utf-16 letter": ("a.jsonl", LINES.encode("utf-16")[:-1], "cannot be decoded"),
+    "two columns of a name": ("a.csv", b"prompt,completion,prompt\na,b,c\n", "two columns are named 'prompt'"),
+}
+
+
+@pytest.mark.parametrize(("name", "data", "message"), UNREADABLE.values(), ids=UNREADABLE)
+def test_a_file_that_cannot_be_read_is_one_finding(write, name, data, message):
+    """It is an error about the whole file, no row is trusted, and nothing is raised."""
+    checked = check(write(name, data))
+
+    [finding] = checked.findings
+    assert (finding.line, finding.level, finding.code) == (None, "error", "unreadable_file")
+    assert message in finding.message
+    assert checked.rows == 0
+
+
+def test_an_unreadable_file_beside_a_good_one_hides_nothing(write):
+    """The other paths are read all the same."""
+    checked = check([write("bad.parquet", b"nothing"), write("good.jsonl", [ROW])], minimum_rows=0)
+
+    assert [finding.code for finding in checked.findings] == ["unreadable_file"]
+    assert checked.good == 1
+
+
+def test_rows_that_share_a_line_are_told_apart(write):
+    """In a list on a single line the message counts the rows."""
+    [first, second] = check(write("a.json", json.dumps([{}, ROW, {"text": "x"}])), minimum_rows=0).findings
+
+    assert (first.line, first.message) == (1, "is an empty object")
+    assert (second.line, second.message) == (1, "row 3 is plain text, not a conversation")
+
+
+def test_a_broken_element_of_a_printed_list_does_not_hide_the_others(codes):
+    """Reading goes on at the next element that is indented alike."""
+    text = json.dumps([ROW, SECOND, ROW, SECOND], indent=2).replace('"Kopi?"', '"Kopi?', 1)
+
+    assert codes("a.json", text) == {14: ["broken_json"], 26: ["duplicate"]}
+
+
+@pytest.mark.parametrize(
+    ("text", "broken"),
+    [("[{...},", 2), (f"[{json.dumps(ROW)},", 1), (f"[{json.dumps(ROW)} {json.dumps(SECOND)}]", 1), ('{\n"a": [', 1)],
+    ids=["no JSON", "not closed", "no comma", "one object"],
+)
+def test_a_broken_list_comes_to_an_end(codes, text, broken):
+    """A list that is broken, lacks a comma or is not closed is told so, and reading ends."""
+    assert codes("a.json", text) == {1: ["broken_json"] * broken}
+
+
+def test_windows_1252_is_named_and_never_guessed(write):
+    """A row that is not UTF-8 is an error that says what the bytes look like; its neighbours are good."""
+    one, two = LINES.splitlines()
+    data = one.encode("cp1252") + b"\n" + two.encode() + b"\n"
+    table = CSV.encode("cp1252")
+
+    for name, content, line in [("a.jsonl", data, 1), ("a.csv", table, 2)]:
+        checked = check(write(name, content), minimum_rows=0)
+        [finding] = checked.findings
+        assert (finding.code, finding.line, checked.good) == ("not_utf8", line, 1)
+        assert "look like Windows-1252" in finding.message
+
+
+def test_tables_say_which_rows_do_not_fit(codes):
+    """Ragged, empty and badly quoted rows are errors at their lines; long fields and quotes are fine."""
+    table = f'prompt,completion\na,b\na\na,b,c\n,\n"x"y,z\nlong,"{"w" * 200_000}"\nlast,"never closed\n'
+
+    assert codes("a.csv", table) == {
+        3: ["ragged"],
+        4: ["ragged"],
+        5: ["empty"],
+        6: ["broken_csv"],
+        7: ["very_long"],
+        8: ["broken_csv"],
+    }
+
+
+def test_two_unnamed_columns_are_pairs_and_said_so(codes, write):
+    """A first row that cannot be names is data; a first row that could be names but is not ours is a header."""
+    pairs = "Could I have a kopi?,Of course.\nThank you!,You are welcome.\n"
+
+    assert codes("pairs.csv", pairs) == {None: ["no_header"]}
+    assert check(write("pairs.csv", pairs)).good == 2
+    assert codes("named.csv", "question,answer\nHi there,Hello\n") == {2: ["no_messages"]}
+    assert (
+        codes("named.csv", "question,answer\nHi,Hello\n", columns={"prompt": "question", "completion": "answer"}) == {}
+    )

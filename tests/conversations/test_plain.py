@@ -1,0 +1,77 @@
+"""The fast way and the careful way through a file agree."""
+
+import json
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from penala.conversations.check import check
+from penala.conversations.plain import PlainReader
+from penala.conversations.rules import sha256
+
+# texts that are likely to be odd: markers, escapes, blanks, controls, halves of surrogate pairs
+TEXTS = st.one_of(
+    st.sampled_from(
+        ["", " ", "hi", '"role"', '\\"', "\\", "\x00", "\x08", "\x7f", "\u200b", "\ud83d", "<|im_end|>", "é\n"]
+    ),
+    st.text(max_size=8),
+)
+KEYS = st.sampled_from(["role", "content", "name", "weight"])
+ROLES = st.sampled_from(["user", "assistant", "system", "User", "tool", "bot"])
+MESSAGES = st.one_of(
+    st.fixed_dictionaries({"role": ROLES, "content": TEXTS}),
+    st.dictionaries(KEYS, st.one_of(TEXTS, ROLES, st.none(), st.integers()), max_size=3),
+)
+VALUES = st.one_of(TEXTS, st.none(), st.booleans(), st.integers(), st.floats(), st.lists(TEXTS, max_size=2))
+DIALOGUES = st.lists(TEXTS, min_size=2, max_size=4).map(
+    lambda texts: [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(texts)]
+)
+
+
+@st.composite
+def lines(draw):
+    """Draw one line of a file: mostly a row, in one of JSON's spellings, sometimes with a key twice or cut."""
+    row = {"messages": draw(st.one_of(DIALOGUES, DIALOGUES, st.lists(MESSAGES, max_size=4)))}
+    if draw(st.booleans()):
+        row["prompt"] = draw(st.one_of(TEXTS, st.just(row["messages"][0].get("content") if row["messages"] else None)))
+        row["prompt_id"] = draw(st.one_of(TEXTS, st.just(sha256(str(row["prompt"])))))
+    row.update(draw(st.dictionaries(st.sampled_from(["id", "tools", "a b", 'q"', "score"]), VALUES, max_size=2)))
+    separators = draw(st.sampled_from([(", ", ": "), (",", ":")]))
+    line = json.dumps(row, ensure_ascii=draw(st.booleans()), separators=separators)
+    line = draw(
+        st.sampled_from(
+            [line] * 6 + [line[:-1] + ', "id": 1}', line.replace('"role"', '"role":"user","role"', 1), line[:-2]]
+        )
+    )
+    return line.encode("utf-8", "surrogatepass")
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(lines(), min_size=1, max_size=4))
+def test_the_fast_way_says_and_reads_what_the_careful_way_does(content):
+    """For any file: the same findings, counts and conversations. A column mapped to itself turns the fast way off."""
+    with TemporaryDirectory() as folder:
+        path = Path(folder, "a.jsonl")
+        path.write_bytes(b"\n".join(content))
+        fast, careful = check(path), check(path, columns={"messages": "messages"})
+
+    assert fast.as_dict() == careful.as_dict()
+    assert fast.conversations == careful.conversations
+    places = [(conversation.line, conversation.row) for conversation in fast.conversations]
+    assert places == [(conversation.line, conversation.row) for conversation in careful.conversations]
+
+
+def test_plain_rows_take_the_fast_way():
+    """The rows that most files are made of are proved plain, with and without ultrachat's and other columns."""
+    messages = [{"role": "user", "content": 'Say "é"\n'}, {"role": "assistant", "content": "é <b>\\"}]
+    row = {"prompt": 'Say "é"\n', "prompt_id": sha256('Say "é"\n'), "messages": messages, "id": 3, "source": None}
+    reader = PlainReader(list(row))
+
+    for line in (row, {"messages": messages}, {"messages": messages, "id": "x"}):
+        plain = reader.read(json.dumps(line, ensure_ascii=False).encode())
+        assert plain is not None
+        assert plain.texts == ['Say "é"\n', "é <b>\\"]
+        assert reader.columns_of(plain) == {key: value for key, value in line.items() if key != "messages"}
+    assert reader.read(json.dumps({**row, "new": 1}).encode()) is None

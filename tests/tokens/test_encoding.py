@@ -1,0 +1,70 @@
+"""Ids and characters: what each token stands for, and what is text and no token."""
+
+import pytest
+
+from penala.errors import TokensError
+from penala.tokens.encoding import BORDER, ApartEncoder, Encoded, Encoder
+
+TEXT = "<|im_start|>user\n What  is 咖啡?\n\n<|im_end|>\n<|im_start|>assistant\n☕🏽 e\u0301 </s>[INST]<start_of_turn>"
+
+
+@pytest.fixture(params=["smollm2", "chatml", "llama-2", "gemma"])
+def encoder(request, folder_of):
+    """One tokenizer of each kind."""
+    return Encoder(folder_of(request.param) / "tokenizer.json")
+
+
+def test_without_spellings_nothing_is_different(encoder):
+    """The tokenizer of aliases gives the ids and the characters of the model's own."""
+    assert ApartEncoder(encoder, encoder.special).encode(TEXT, ()) == encoder.encode(TEXT)
+
+
+def test_a_spelled_token_is_text_and_the_others_stay(encoder):
+    """Of two tokens with one spelling, the one that is said to be text is not a token; together they are the text."""
+    token = sorted(encoder.special)[-1]
+    text = f"{token}kaya {token} x"
+
+    encoded = ApartEncoder(encoder, encoder.special).encode(text, [len(token) + 5])
+
+    assert encoded.ids.count(encoder.added[token]) == 1
+    assert encoded.ids[0] == encoder.added[token]
+    assert "".join(encoded.texts(text)) == text
+
+
+def test_no_token_crosses_a_border(folder_of):
+    """Two newlines are one token, but not across a border."""
+    encoder = Encoder(folder_of("chatml") / "tokenizer.json")
+    text = "assistant\n\nkaya"
+    assert any(start < 10 < end for start, end in zip(*_spans(encoder.encode(text)), strict=True))
+
+    apart = ApartEncoder(encoder, encoder.special).encode(text, (), [10])
+
+    assert not any(start < 10 < end for start, end in zip(*_spans(apart), strict=True))
+    assert "".join(apart.texts(text)) == text
+
+
+def _spans(encoded):
+    return encoded.starts, encoded.ends
+
+
+def test_a_character_over_several_tokens_stands_at_the_last():
+    """The tokens before it have no text of their own; what no token holds goes to the next."""
+    encoded = Encoded(ids=[1, 2, 3, 4], starts=[0, 1, 1, 3], ends=[1, 2, 2, 4])
+
+    assert encoded.texts("a☕ b!") == ["a", "", "☕", " b!"]
+    assert Encoded([], [], []).texts("") == []
+
+
+def test_reserved_characters_are_refused_where_they_would_be_mistaken(encoder):
+    """The last private-use characters stand for special tokens, so a text that needs them cannot hold one."""
+    with pytest.raises(TokensError, match=r"U\+10FFFD, which is reserved"):
+        ApartEncoder(encoder, encoder.special).encode(chr(BORDER), ())
+
+
+def test_a_missing_and_a_broken_tokenizer_are_named(tmp_path):
+    """The error says which file, and how to get it."""
+    with pytest.raises(TokensError, match=r"there is no tokenizer.json; save the tokenizer"):
+        Encoder(tmp_path / "tokenizer.json")
+    (tmp_path / "tokenizer.json").write_text("{}")
+    with pytest.raises(TokensError, match=r"tokenizer.json: is no tokenizer that can be read"):
+        Encoder(tmp_path / "tokenizer.json")
