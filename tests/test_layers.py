@@ -1,7 +1,7 @@
 """The walls of docs/design: which folder may import which."""
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -16,16 +16,12 @@ MODULES = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.rglob("*.py"
 
 
 def imports(module: str, *, inside_functions: bool) -> Iterator[tuple[int, str]]:
-    """Yield (line, dotted name) of every import of `module`, with or without those inside functions."""
+    """Yield (line, dotted name) of every import that runs, with or without those inside functions."""
     tree = ast.parse((ROOT / module).read_text(encoding="utf-8"))
-    nested = {
-        id(inner)
-        for node in ast.walk(tree)
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
-        for inner in ast.walk(node)
-    }
+    nested = inside(tree, lambda node: isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
+    never_run = inside(tree, lambda node: isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING")
     for node in ast.walk(tree):
-        if not inside_functions and id(node) in nested:
+        if id(node) in never_run or (not inside_functions and id(node) in nested):
             continue
         if isinstance(node, ast.Import):
             yield from ((node.lineno, alias.name) for alias in node.names)
@@ -34,6 +30,11 @@ def imports(module: str, *, inside_functions: bool) -> Iterator[tuple[int, str]]
             assert node.module is not None
             yield node.lineno, node.module
             yield from ((node.lineno, f"{node.module}.{alias.name}") for alias in node.names)
+
+
+def inside(tree: ast.Module, holds: Callable[[ast.AST], bool]) -> set[int]:
+    """Return the identity of every node within the nodes of which `holds` is true."""
+    return {id(inner) for node in ast.walk(tree) if holds(node) for inner in ast.walk(node)}
 
 
 def room(dotted: str) -> str | None:
@@ -54,6 +55,7 @@ def allowed(here: str, module: str) -> set[str]:
         "workspace": {"workspace", "components", *STAGES, *BASE},
         "cli": {"cli", "workspace", *BASE, "__version__"},
         "__init__": {"workspace", *BASE},
+        "__main__": {"cli"},
     }[here]
 
 

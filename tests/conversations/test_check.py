@@ -2,11 +2,16 @@
 
 import json
 import os
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from penala.conversations.check import check, require
 from penala.conversations.faults import CODES
+from penala.conversations.schemas import COLUMNS, MESSAGE_KEYS, SCHEMAS
 from penala.errors import DataError, UsageError
 
 USER, REPLY = {"role": "user", "content": "Kopi?"}, {"role": "assistant", "content": "RM 2."}
@@ -56,6 +61,7 @@ BAD_ROWS = [
     ("no_messages", "", '{"message": []}'),
     ("no_messages", "messages", '{"messages": []}'),
     ("missing_column", "", '{"instruction": "Say hi", "response": "hi"}'),
+    ("no_messages", "", '{"data": "hi"}'),
     ("other_schema", "", '{"prompt": "Say hi", "completion": "hi"}'),
     ("text", "text", '{"text": "once upon a time"}'),
     ("messages_text", "messages", '{"messages": "hello"}'),
@@ -355,3 +361,42 @@ def test_a_file_without_permission_is_a_finding(write):
     path.chmod(0)
 
     assert [finding.code for finding in check(path).findings] == ["unreadable_file"]
+
+
+KEYS = st.sampled_from(sorted(COLUMNS | MESSAGE_KEYS | {"tool_calls", "type", "text"}))
+LEAVES = (
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=4) | st.sampled_from(["user", "[{}]"])
+)
+VALUES = st.recursive(LEAVES, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=4))
+FILES = st.sampled_from([".jsonl", ".json", ".csv", ".tsv", ".parquet", ".arrow"])
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(VALUES, min_size=1, max_size=4), st.sampled_from(["auto", *SCHEMAS]))
+def test_no_row_is_too_strange_to_be_judged(values, schema):
+    """For any JSON at all, in any schema: nothing is raised, and each row is good or has an error at its line."""
+    with TemporaryDirectory() as folder:
+        path = Path(folder, "a.jsonl")
+        path.write_text("{}\n{}\n" + "".join(json.dumps(value) + "\n" for value in values), encoding="utf-8")
+        checked = check(path, schema=schema)
+
+    bad = {finding.line for finding in checked.findings if finding.level == "error"}
+    assert checked.rows == len(values) + 2
+    assert checked.bad == len(bad)
+    assert bad.isdisjoint(conversation.line for conversation in checked.conversations)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.binary(max_size=80) | st.text(max_size=60).map(str.encode),
+    FILES,
+    st.sampled_from([b"", b"PAR1", b"[", b"{\n", b"\x1f\x8b"]),
+)
+def test_no_file_is_too_strange_to_be_judged(data, suffix, head):
+    """For any bytes under any name: nothing is raised, and reading comes to an end."""
+    with TemporaryDirectory() as folder:
+        path = Path(folder, "a" + suffix)
+        path.write_bytes(head + data)
+        checked = check(path)
+
+    assert checked.rows == checked.good + sum(checked.bad_rows.values())

@@ -1,7 +1,7 @@
 """Nothing is lost: rows and tokens in = trained + masked + cut + dropped + held out."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from penala.conversations.ledger import CLASSES, Ledger
@@ -18,6 +18,7 @@ def counted_rows(draw):
     return name, supervised + removed + other, supervised, removed
 
 
+@settings(deadline=None)
 @given(st.lists(counted_rows()))
 def test_the_classes_add_up_to_what_went_in(rows):
     """For any rows: each stands in one class, and so does each token."""

@@ -118,7 +118,7 @@ def test_a_column_that_is_nearly_ours_gets_a_hint(write):
 
     assert "has no 'output', only 'input', 'instruction', 'response'" in first.message
     assert "--column output=THEIRS" in first.fix
-    assert "did you mean 'messages'?" in second.message
+    assert "--column messages=Messages" in second.fix
 
 
 def test_what_nobody_consumed_stays_a_column(write):

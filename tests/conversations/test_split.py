@@ -1,7 +1,7 @@
 """Which rows train, validate and test."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from penala.conversations.check import check
@@ -47,6 +47,7 @@ def test_the_cut_is_that_of_the_contract(validation, test, count, expected):
     assert [row for part in cut for row in part] == splits.held_out
 
 
+@settings(deadline=None)
 @given(
     st.integers(13, 300), st.sampled_from([None, "none", "10%", "33.3%"]), st.sampled_from([None, "none", "1%", "20%"])
 )

@@ -68,7 +68,7 @@ def test_groups_are_named_by_text_by_a_true_column_or_by_a_number():
 
 def test_a_column_that_no_row_has_is_refused_with_the_near_one():
     """Before any model is loaded."""
-    with pytest.raises(DataError, match="contains.expected: no row .* a column 'expect'; did you mean 'expected'"):
+    with pytest.raises(DataError, match=r"contains\.expected: no row .* a column 'expect'; did you mean 'expected'"):
         ask(row("a", "b", expected="x"), contains={"expected": "expect"})
     with pytest.raises(DataError, match=r"evaluation\.groups: lang: no row .* none but messages"):
         ask(row("a", "b"), groups=["lang"])

@@ -36,7 +36,8 @@ def said(*pairs, tools=None, **place) -> Conversation:
 def write_folder(family, folder: Path) -> Path:
     """Write the tokenizer, the template and the configs of a model of `family`."""
     tokenizer = _tokenizer(family.tokenizer)
-    tokenizer.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in family.tokens])
+    flags = {"normalized": False, "special": True, "rstrip": family.rstrip}
+    tokenizer.add_special_tokens([AddedToken(token, **flags) for token in family.tokens])
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save(str(folder / "tokenizer.json"))
     names = {"eos_token": family.eos, **({"bos_token": family.bos} if family.bos else {})}

@@ -11,8 +11,8 @@ class Family:
     """A chat template with the special tokens that its tokenizer has.
 
     tokenizer: "byte" (GPT-2's kind), "lines" (byte level, newlines stay together: Llama-3, Qwen), "llama" (a space
-    before each text), "gemma" (spaces are pieces). ends: the end-of-turn tokens; eos: what the files declare.
-    bos: the token that a rendering begins with exactly once.
+    before each text), "gemma" (spaces are pieces). rstrip: special tokens swallow the white space behind them.
+    ends: the end-of-turn tokens; eos: what the files declare. bos: the token that a rendering begins with, once.
     """
 
     name: str
@@ -27,6 +27,7 @@ class Family:
     lead: str = ""
     tail: str = ""
     prompt_is_prefix: bool = True
+    rstrip: bool = False
 
     def __repr__(self) -> str:
         return self.name
@@ -225,6 +226,7 @@ FAMILIES = [
         ("<|end|>",),
         "<|endoftext|>",
         tokenizer="llama",
+        rstrip=True,
     ),
     Family(
         "phi-4-mini",

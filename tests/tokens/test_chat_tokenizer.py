@@ -179,7 +179,10 @@ PROMPT = "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
             "{{ message['content'] * (2 if loop.index > 4 else 1) }}<|im_end|>",
             "does not write the assistant's text as it",
         ),
-        ("{{ message['content'][: -1 if loop.index > 4 else 99] }}<|im_end|>", "in part, twice or turned round"),
+        (
+            "{{ message['content'].split('b' if loop.index > 4 else '.')[0] }}<|im_end|>",
+            "in part, twice or turned round",
+        ),
         ("{{ message['content'] | capitalize }}<|im_end|>", "or hides where"),
         ("{{ message['content'] }}{% if loop.index == 4 %}!{% endif %}<|im_end|>", None),
         ("{{ message['content'] }}{% if loop.index == 6 %}!{% endif %}<|im_end|>", "'!' stands between"),

@@ -55,6 +55,11 @@ def fitted(family, conversation):
     )
 
 
+def keeps_spaces(family):
+    """Tell whether outer white space of a reply reaches the model just as it is."""
+    return not (family.trims or family.lead or family.rstrip) and family.prompt_is_prefix
+
+
 def runs(tokens):
     """Return the supervised texts, split behind each end of turn."""
     found, run = [], ""
@@ -81,7 +86,7 @@ def test_supervised_are_the_replies_and_their_ends(family, tokenizer_of, convers
         end = next(end for end in family.ends if run.rstrip().endswith(end))
         inner = run.rstrip().removesuffix(end).removesuffix(family.tail)
         assert inner.strip() == reply.strip()
-        if not family.trims and not family.lead and family.prompt_is_prefix:
+        if keeps_spaces(family):
             assert inner == reply
     prove(tokenizer_of(family.name), tokens)
     assert tokens.text == tokenizer_of(family.name).render(conversation.messages)
@@ -103,7 +108,7 @@ def test_every_prompt_is_a_prefix_of_the_training_tokens(family, tokenizer_of, c
         reply = tokenizer.parse_reply(tokens.ids[len(prompt) :])
         said = conversation.messages[turn.message].content
         assert reply.content.strip() == said.strip()
-        if not family.trims and not family.lead:
+        if keeps_spaces(family):
             assert reply.content == said
 
 

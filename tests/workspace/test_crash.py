@@ -231,6 +231,28 @@ def test_a_follower_can_bring_a_runner_back(scene: Scene) -> None:
     assert [kind for kind, name, status in seen if name == "write"].count("step") == 2
 
 
+def test_a_follower_gives_up_on_a_runner_that_gets_nothing_done(scene: Scene) -> None:
+    """A runner that ends at once, again and again, is not started for ever."""
+    scene.store.sql("update jobs set spec = json_remove(spec, '$.plan')")  # no runner can read it
+    with pytest.raises(JobError, match=r"the runner of toy-.* is gone"):
+        list(scene.jobs.follow(scene.name, revive=True, poll_s=0.01))
+
+    assert not scene.jobs.is_running(scene.name)
+
+
+def test_a_revived_cancel_stays_a_cancel(scene: Scene) -> None:
+    """A runner that is killed while it carries a cancel out is replaced by one that does so too."""
+    scene.start()
+    scene.store.sql("update jobs set cancel = 1, status = 'CancelRequested'")
+    scene.kill_runner()
+    events = list(scene.jobs.follow(scene.name, revive=True, poll_s=0.01))
+
+    assert events[-1].data["status"] == "Canceled"
+    scene.start()
+    scene.finish()
+    scene.check(attempts=2)
+
+
 def test_half_a_line_of_a_killed_writer_costs_no_event(scene: Scene) -> None:
     """The events of the next attempt do not stick to a line that the killed one left unfinished."""
     scene.start()

@@ -89,9 +89,9 @@ def test_a_deployed_version_has_all_the_traffic_and_answers(endpoints, address):
 
 def test_what_is_wrong_comes_back_in_the_endpoint_s_words(endpoints):
     """A body without a user's last message, and a deployment that is not there."""
-    with pytest.raises(EndpointError, match="answered 400: .*nothing to reply to"):
+    with pytest.raises(EndpointError, match=r"answered 400: .*nothing to reply to"):
         endpoints.invoke("kopitiam", [*QUESTION, {"role": "assistant", "content": "x"}])
-    with pytest.raises(EndpointError, match="answered 404: .*no deployment 'dmo'; did you mean 'demo'"):
+    with pytest.raises(EndpointError, match=r"answered 404: .*no deployment 'dmo'; did you mean 'demo'"):
         endpoints.invoke("kopitiam", QUESTION, deployment="dmo")
 
 

@@ -5,7 +5,7 @@ import pytest
 from penala.basemodel.catalogue import get
 from penala.basemodel.sources import place
 from penala.errors import NotFound, UsageError, WorkspaceError
-from penala.workspace.models import register
+from penala.workspace.models import fetch_base, list_models, register, show_model
 from penala.workspace.store import JobRow, LineageRow, ModelRow
 
 PLAN = {
@@ -79,6 +79,16 @@ def test_the_list_holds_base_models_and_tuned_ones(workspace, artifact):
     assert workspace.models.list("text-classification") == []
 
 
+def test_base_models_can_be_listed_and_shown_without_a_workspace(tmp_path, workspace, artifact):
+    """Looking makes none; where there is one, the tuned models come too."""
+    register(workspace.store, "kopi", None, artifact("a"))
+
+    assert {model["kind"] for model in list_models(tmp_path / "none")} == {"base"}
+    assert show_model(tmp_path / "none", "SmolLM2-135M-Instruct")["licence"] == "Apache-2.0"
+    assert not (tmp_path / "none").exists()
+    assert {model["kind"] for model in list_models(workspace.folder)} == {"base", "tuned"}
+
+
 def test_a_base_model_is_shown_with_tags_and_defaults(workspace):
     """Tags as the registry has them, defaults as values."""
     shown = workspace.models.show("Phi-3-mini-4k-instruct")
@@ -141,6 +151,15 @@ def test_a_base_model_is_downloaded_as_an_mlflow_folder(workspace, chat_model, t
     assert "is_finetuned_model: false" in (folder / "MLmodel").read_text()
     assert weights.read_bytes() == (cached / "model.safetensors").read_bytes()
     assert weights.stat().st_nlink == 1
+
+
+def test_a_base_model_is_fetched_into_the_cache(workspace, chat_model):
+    """What lies there already is not fetched again."""
+    entry = get("SmolLM2-135M-Instruct")
+    cached = place(entry, entry.sources[0], workspace.cache)
+    shutil.copytree(chat_model, cached)
+
+    assert fetch_base(workspace, "SmolLM2-135M-Instruct", lambda event: None) == cached
 
 
 def test_lineage_goes_down_to_the_files(workspace, artifact):

@@ -35,6 +35,14 @@ def test_a_tail_survives_json() -> None:
     assert Tail.from_json(Tail().to_json()) == Tail()
 
 
+def test_an_event_is_one_object_with_its_subject() -> None:
+    """The step of a job and the optimizer step of a metric do not share a name."""
+    metric = Event("metric", "finetune", {"name": "loss", "value": 0.5, "step": 10})
+
+    assert metric.as_dict() == {"event": "metric", "step": "finetune", "name": "loss", "value": 0.5, "at_step": 10}
+    assert Event("stage", "deploy", {"status": "started"}).as_dict()["stage"] == "deploy"
+
+
 def test_an_output_is_registered_once(workspace: Workspace, two_steps: TwoSteps) -> None:
     """The version points at the artifact; the same content again is the same version, other content the next one."""
     tail = Tail(REGISTER, mlflow=False)

@@ -76,8 +76,7 @@ def _not_a_message(item: Any, path: str) -> Fault:
 
 
 def _has_no(key: str, item: dict[str, Any]) -> str:
-    guess = near(key, item)
-    return f"has no {key}" + (f"; {guess}" if guess else "")
+    return f"has no {key!r}, only {', '.join(map(repr, item))[:200] or 'nothing'}"
 
 
 def _modernise(extra: dict[str, Any], path: str, faults: list[Fault]) -> None:

@@ -16,8 +16,8 @@ from penala.conversations.faults import CODES, Fault
 from penala.conversations.messages import Turn
 from penala.conversations.schemas import Row
 
-Seen = Iterator[tuple[str, str]]
-Rule = Callable[[Row], Seen]
+Objections = Iterator[tuple[str, str]]
+Rule = Callable[[Row], Objections]
 
 LONG_CHARACTERS = 100_000  # about 25,000 tokens of English
 LONG_MESSAGES = 100
@@ -79,28 +79,28 @@ def _is_dialogue(row: Row) -> bool:
 
 
 @_in(ORDER_RULES)
-def no_user(row: Row) -> Seen:
+def no_user(row: Row) -> Objections:
     if not any(turn.role == "user" for turn in row.turns):
         yield "", "nobody asks: there is no user message"
 
 
 @_in(ORDER_RULES)
-def no_assistant(row: Row) -> Seen:
+def no_assistant(row: Row) -> Objections:
     if not any(turn.role == "assistant" for turn in row.turns):
         yield "", "nobody answers: there is no assistant message"
 
 
 @_in(ORDER_RULES)
-def user_user(row: Row) -> Seen:
+def user_user(row: Row) -> Objections:
     yield from _repeated(row, "user")
 
 
 @_in(ORDER_RULES)
-def assistant_assistant(row: Row) -> Seen:
+def assistant_assistant(row: Row) -> Objections:
     yield from _repeated(row, "assistant")
 
 
-def _repeated(row: Row, role: str) -> Seen:
+def _repeated(row: Row, role: str) -> Objections:
     speakers = _speakers(row)
     for before, turn in pairwise(speakers):
         if before.role == turn.role == role:
@@ -108,32 +108,32 @@ def _repeated(row: Row, role: str) -> Seen:
 
 
 @_in(ORDER_RULES)
-def assistant_first(row: Row) -> Seen:
+def assistant_first(row: Row) -> Objections:
     if _is_dialogue(row) and (first := _speakers(row)[0]).role == "assistant":
         yield first.path, "the assistant speaks before any user"
 
 
 @_in(ORDER_RULES)
-def ends_with_user(row: Row) -> Seen:
+def ends_with_user(row: Row) -> Objections:
     if _is_dialogue(row) and (last := _speakers(row)[-1]).role == "user":
         yield last.path, "nobody answers the last user message"
 
 
 @_in(ORDER_RULES)
-def ends_with_tool(row: Row) -> Seen:
+def ends_with_tool(row: Row) -> Objections:
     if _is_dialogue(row) and (last := _speakers(row)[-1]).role == "tool":
         yield last.path, "nobody answers after the last tool message"
 
 
 @_in(ORDER_RULES)
-def system_in_middle(row: Row) -> Seen:
+def system_in_middle(row: Row) -> Objections:
     for i, turn in enumerate(row.turns):
         if turn.role == "system" and _follows_speaker(row, i) and i < len(row.turns) - 1:
             yield turn.path, "a system message stands in the middle"
 
 
 @_in(ORDER_RULES)
-def system_last(row: Row) -> Seen:
+def system_last(row: Row) -> Objections:
     last = len(row.turns) - 1
     if row.turns and row.turns[last].role == "system" and _follows_speaker(row, last):
         yield row.turns[last].path, "a system message stands at the end"
@@ -144,7 +144,7 @@ def _follows_speaker(row: Row, index: int) -> bool:
 
 
 @_in(ORDER_RULES)
-def two_systems(row: Row) -> Seen:
+def two_systems(row: Row) -> Objections:
     systems = [turn for turn in row.turns if turn.role == "system"]
     for turn in systems[1:]:
         yield turn.path, f"is one of {len(systems)} system messages"
@@ -154,7 +154,7 @@ def two_systems(row: Row) -> Seen:
 
 
 @_in(TEXT_RULES)
-def tool_without_call(row: Row) -> Seen:
+def tool_without_call(row: Row) -> Objections:
     asked = False
     for turn in row.turns:
         if turn.role == "tool" and not asked:
@@ -174,40 +174,40 @@ def _silent(row: Row, role: str) -> Iterator[Turn]:
 
 
 @_in(TEXT_RULES)
-def empty_assistant(row: Row) -> Seen:
+def empty_assistant(row: Row) -> Objections:
     for turn in _silent(row, "assistant"):
         if turn.content == "":
             yield turn.content_path, "the assistant's text is empty"
 
 
 @_in(TEXT_RULES)
-def blank_assistant(row: Row) -> Seen:
+def blank_assistant(row: Row) -> Objections:
     for turn in _silent(row, "assistant"):
         if turn.content and turn.content.isspace():
             yield turn.content_path, "the assistant's text is only white space"
 
 
 @_in(TEXT_RULES)
-def invisible_content(row: Row) -> Seen:
+def invisible_content(row: Row) -> Objections:
     for turn in _silent(row, "assistant"):
         if turn.content and not turn.content.isspace():
             yield turn.content_path, f"the assistant's text is only invisible characters: {turn.content[:8]!a}"
 
 
 @_in(TEXT_RULES)
-def empty_user(row: Row) -> Seen:
+def empty_user(row: Row) -> Objections:
     for turn in _silent(row, "user"):
         yield turn.content_path, "the user's text is empty"
 
 
 @_in(TEXT_RULES)
-def empty_system(row: Row) -> Seen:
+def empty_system(row: Row) -> Objections:
     for turn in _silent(row, "system"):
         yield turn.content_path, "the system's text is empty"
 
 
 @_in(TEXT_RULES)
-def control_characters(row: Row) -> Seen:
+def control_characters(row: Row) -> Objections:
     for turn in row.turns:
         if turn.content and (found := CONTROL.search(turn.content)):
             character = f"U+{ord(found[0]):04X} at character {found.start() + 1}"
@@ -215,7 +215,7 @@ def control_characters(row: Row) -> Seen:
 
 
 @_in(TEXT_RULES)
-def lone_surrogate(row: Row) -> Seen:
+def lone_surrogate(row: Row) -> Objections:
     values: list[tuple[Any, str]] = [(turn.content, turn.content_path) for turn in row.turns]
     values += [(turn.extra, turn.path) for turn in row.turns]
     for value, where in [*values, (row.tools, "tools"), (row.columns, "")]:
@@ -224,7 +224,7 @@ def lone_surrogate(row: Row) -> Seen:
 
 
 @_in(TEXT_RULES)
-def very_long(row: Row) -> Seen:
+def very_long(row: Row) -> Objections:
     characters = sum(len(turn.content or "") for turn in row.turns)
     if characters > LONG_CHARACTERS or len(row.turns) > LONG_MESSAGES:
         yield "", f"is very long: {len(row.turns)} messages, {characters:,} characters"
@@ -234,7 +234,7 @@ def very_long(row: Row) -> Seen:
 
 
 @_in(COLUMN_RULES)
-def prompt_null(row: Row) -> Seen:
+def prompt_null(row: Row) -> Objections:
     for column in ("prompt", "prompt_id"):
         if column in row.columns and row.columns[column] is None:
             yield column, "is null"
@@ -242,7 +242,7 @@ def prompt_null(row: Row) -> Seen:
 
 
 @_in(COLUMN_RULES)
-def prompt_mismatch(row: Row) -> Seen:
+def prompt_mismatch(row: Row) -> Objections:
     prompt = row.columns.get("prompt")
     if isinstance(prompt, str) and (first := _first_question(row)) is not None and prompt.strip() != first.strip():
         yield "prompt", "is not the first user message"
@@ -253,7 +253,7 @@ def _first_question(row: Row) -> str | None:
 
 
 @_in(COLUMN_RULES)
-def prompt_id_mismatch(row: Row) -> Seen:
+def prompt_id_mismatch(row: Row) -> Objections:
     prompt, prompt_id = row.columns.get("prompt"), row.columns.get("prompt_id")
     if not isinstance(prompt, str) or not isinstance(prompt_id, str) or not is_sha256(prompt_id):
         return

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from typing import Any, NamedTuple
 
 from penala.conversations.decode import decode_text
@@ -31,7 +32,6 @@ class Row:
     tools: tuple[Mapping[str, Any], ...] | None = None
     columns: dict[str, Any] = field(default_factory=dict)  # what nobody consumed
     whole: bool = True
-    schema: str = "messages"
 
 
 class Schema(NamedTuple):
@@ -192,7 +192,6 @@ def read_row(row: dict[str, Any], schema: str, names: Names, faults: list[Fault]
         tools=_read_tools(row, names, faults),
         columns={key: value for key, value in row.items() if key not in consumed},
         whole=all(turn is not None and turn.role is not None for turn in turns),
-        schema=schema,
     )
 
 
@@ -203,15 +202,15 @@ def _other_shape(row: dict[str, Any], schema: str, missing: list[str], names: Na
     if set(row) == {"text"}:
         return Fault("text", "text", "is plain text, not a conversation")
     if schema == "messages":
-        schema = max(SCHEMAS, key=lambda name: sum(column in row for column in SCHEMAS[name].needs))
+        partial = [name for name in SCHEMAS if not row.keys() >= {*SCHEMAS[name].needs}]
+        schema = max(partial, key=lambda name: sum(column in row for column in SCHEMAS[name].needs))
         missing = [column for column in SCHEMAS[schema].needs if column not in row]
     theirs = names.get(missing[0], missing[0])
-    guess = near(theirs.lower(), [key.lower() for key in row])
-    what = f"has no {theirs!r}, only {', '.join(sorted(map(repr, row)))[:200]}" + (f"; {guess}" if guess else "")
-    if schema == "messages":
-        return Fault("no_messages", "", what)
-    fix = f"name {schema}'s column with `columns` (--column {missing[0]}=THEIRS)"
-    return Fault("missing_column", "", what, fix)
+    lower = {key.lower(): key for key in row}
+    close = get_close_matches(theirs.lower(), lower, n=1)
+    fix = f"name {schema}'s column with `columns` (--column {missing[0]}={lower[close[0]] if close else 'THEIRS'})"
+    what = f"has no {theirs!r}, only {', '.join(sorted(map(repr, row)))[:200]}"
+    return Fault("no_messages" if schema == "messages" else "missing_column", "", what, fix)
 
 
 def _read_tools(row: dict[str, Any], names: Names, faults: list[Fault]) -> tuple[Mapping[str, Any], ...] | None:

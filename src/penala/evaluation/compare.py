@@ -85,13 +85,17 @@ def _read(prepared: Path, settings: EvaluationSettings) -> Rows:
 
 
 def _forgetting(path: Path) -> list[Conversation]:
-    from penala.conversations.check import check
-
-    checked = check([path])
-    if checked.bad or not checked.conversations:
-        what = str(checked.findings[0]) if checked.findings else "holds no conversation"
-        raise DataError(what, where=f"evaluation.forgetting: {path}")
-    return list(checked.conversations)
+    # not checked as training rows are: a question needs no answer
+    fix = 'write one {"messages": [{"role": "user", "content": ...}]} a line'
+    try:
+        found = list(read_jsonl(path))
+    except DataError as error:
+        raise DataError(error.what, where=f"evaluation.forgetting: {error.where}", fix=fix) from None
+    except OSError as error:
+        raise DataError(f"cannot be read: {error.strerror}", where=f"evaluation.forgetting: {path}") from None
+    if not found or not all(conversation.messages for conversation in found):
+        raise DataError("holds no question, or an empty one", where=f"evaluation.forgetting: {path}", fix=fix)
+    return found
 
 
 def _loss(model: Path, rows: Rows, report: Report) -> tuple[int | None, dict[str, float | None]]:

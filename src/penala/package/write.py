@@ -12,10 +12,10 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from penala import __version__
 from penala.basemodel.folder import check_folder, link, model_files, read_json
 from penala.errors import ModelError, PackageError
 from penala.package.mlmodel import LOADER, documents
@@ -105,7 +105,7 @@ def _metadata(base: Path | None, *, finetuned: bool) -> dict[str, Any]:
         "base_model_task": about.get("task") or TASK,
         "base_model_asset_id": about.get("model_asset_id"),
         "license": about.get("licence"),
-        "penala_version": __version__,
+        "penala_version": version("penala"),
     }
     if finetuned:
         metadata["finetuning_task"] = TASK

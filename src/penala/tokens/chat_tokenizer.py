@@ -14,12 +14,12 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, Protocol, Self
 
-from penala.conversations.conversation import Message
+from penala.conversations.conversation import Conversation, Message
 from penala.errors import TokensError
 from penala.tokens import marks
 from penala.tokens.encoding import ApartEncoder, Encoded, Encoder, pattern
 from penala.tokens.labels import ALL_TURNS, Supervision, TrainingTokens, label, wanted
-from penala.tokens.probe import probe
+from penala.tokens.probe import PROBES, probe
 from penala.tokens.template import FILE, MORE_FILES, ChatTemplate, message_dict, plain, read_sources
 from penala.tokens.turns import Rendering, Turn, find_turn
 
@@ -248,16 +248,36 @@ class ChatTokenizer:
 
     @cached_property
     def _added_texts(self) -> tuple[list[str], list[str]]:
-        """What the template writes before and behind a reply, without special tokens, the longest first."""
-        special = pattern(self._encoder.special)
-        leads, tails = ({special.sub("", text) for text in texts} for texts in (self.habits.leads, self.habits.tails))
+        """What is decoded before and behind the text of a reply, the longest first: learned from known replies.
+
+        Templates write there (a space, an empty <think> block), and some tokenizers put a space before a text.
+        """
+        leads, tails = {""}, {""}
+        for messages in PROBES:
+            rows = tuple(Message(message["role"], message["content"]) for message in messages)
+            try:
+                tokens = self.training_tokens(Conversation(rows))
+            except TokensError:
+                continue
+            for turn in tokens.turns:
+                begin = turn.start if turn.prompt_end is None else turn.prompt_end
+                first, end = (bisect_left(tokens.encoded.starts, at) for at in (begin, turn.end_token))
+                reply = self._decode_behind(tokens.ids[first:end])
+                lead, said, tail = reply.partition(rows[turn.message].content)
+                if said:
+                    leads.add(lead)
+                    tails.add(tail)
         return sorted(leads, key=len, reverse=True), sorted(tails, key=len, reverse=True)
 
     def _decode_behind(self, ids: Sequence[int]) -> str:
         """Decode tokens that others precede: some decoders take a space away where a text begins."""
-        before = self._encoder.encode("a").ids
-        decode = self._encoder.tokenizer.decode
-        return str(decode([*before, *ids], skip_special_tokens=True))[len(decode(before, skip_special_tokens=True)) :]
+        before, length = self._text_before
+        return str(self._encoder.tokenizer.decode([*before, *ids], skip_special_tokens=True))[length:]
+
+    @cached_property
+    def _text_before(self) -> tuple[list[int], int]:
+        ids = self._encoder.encode("a").ids
+        return ids, len(self._encoder.tokenizer.decode(ids, skip_special_tokens=True))
 
 
 def tokenizer_files(folder: Path) -> list[str]:

@@ -66,7 +66,9 @@ class Encoder:
         added = self.tokenizer.get_added_tokens_decoder()
         # white space among the added tokens (Gemma has runs of newlines) is text, not a sign
         self.added = {token.content: id_ for id_, token in added.items() if not token.content.isspace()}
-        self.special = frozenset(token.content for token in added.values() if token.special)
+        self.special = frozenset(
+            token.content for token in added.values() if token.special and token.content in self.added
+        )
 
     def encode(self, text: str) -> Encoded:
         """Encode `text` as every other user of the tokenizer does."""

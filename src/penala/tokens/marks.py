@@ -50,12 +50,11 @@ def find(render: Render, messages: Messages, tools: Any, text: str, controls: re
     breaker = chr(first)
     broken_messages, broken_tools = _broken(messages, controls, breaker), _broken(tools, controls, breaker)
     whole = {n for n, message in enumerate(messages) if _is_text(message)}
-    assistants = {n for n in whole if messages[n]["role"] == "assistant"}
+    assistants = {n for n in whole if messages[n].get("role") == "assistant"}
     # a template may look into what a user says (is it a tool's result?): a second time only the assistant is marked
     for marked in (whole, assistants, set[int]()):
-        rows = [
-            _marked(message, first + 1 + 2 * n) if n in marked else message for n, message in enumerate(broken_messages)
-        ]
+        marks = {n: _marked(broken_messages[n], first + 1 + 2 * n) for n in marked}
+        rows = [marks.get(n, message) for n, message in enumerate(broken_messages)]
         try:
             rendering = render(rows, broken_tools)
         except TokensError:

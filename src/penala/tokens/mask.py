@@ -1,11 +1,10 @@
-"""The loss mask: proved before the first step of training, and shown token by token."""
+"""The proof of the loss mask, before the first step of training."""
 
 from collections.abc import Iterator
-from typing import Any
 
 from penala.errors import TokensError
-from penala.tokens.chat_tokenizer import ChatTokenizer, Row
-from penala.tokens.labels import ALL_TURNS, NO_LOSS, Supervision, TrainingTokens
+from penala.tokens.chat_tokenizer import ChatTokenizer
+from penala.tokens.labels import NO_LOSS, TrainingTokens
 
 
 def prove(tokenizer: ChatTokenizer, tokens: TrainingTokens) -> None:
@@ -36,20 +35,6 @@ def prove(tokenizer: ChatTokenizer, tokens: TrainingTokens) -> None:
         for n in range(first, last + 1):
             if any(starts[n] < end and ends[n] > start for start, end in tokens.others):
                 raise _violation(tokenizer, tokens, n, "is supervised and belongs to another message")
-
-
-def token_view(
-    tokenizer: ChatTokenizer, conversation: Row, supervision: Supervision = ALL_TURNS
-) -> list[dict[str, Any]]:
-    """Return {"id", "text", "supervised"} for each token of the training row; the texts joined are the rendering.
-
-    Raises TokensError as `training_tokens` does.
-    """
-    tokens = tokenizer.training_tokens(conversation, supervision)
-    return [
-        {"id": id_, "text": text, "supervised": label != NO_LOSS}
-        for id_, text, label in zip(tokens.ids, tokens.texts, tokens.labels, strict=True)
-    ]
 
 
 def _runs(tokenizer: ChatTokenizer, tokens: TrainingTokens) -> Iterator[tuple[int, int]]:

@@ -160,7 +160,9 @@ class _Preparation:
             except TokensError as error:
                 self._problems.append(str(error))
                 continue
-            self._book(split, conversation, whole, kept)
+            tokens = kept[1] if kept is not None else None
+            self._enter(split, conversation, whole, tokens)
+            self._remark(split, conversation, whole, kept)
             if kept is not None:
                 yield kept
 
@@ -190,46 +192,45 @@ class _Preparation:
         tokens = first(ends[fitting - 1])
         return (replace(row, messages=row.messages[: ends[fitting - 1]]), tokens) if tokens.num_supervised else None
 
-    def _book(
-        self,
-        split: str,
-        row: Conversation,
-        whole: TrainingTokens,
-        kept: tuple[Conversation, TrainingTokens] | None,
-    ) -> None:
-        """Enter one row: in the ledger when it came from train, in the list of changed rows, and in the remarks."""
+    def _enter(self, split: str, row: Conversation, whole: TrainingTokens, kept: TrainingTokens | None) -> None:
+        """Enter a row that came from train in the ledger: `whole` as it came, `kept` as it is trained."""
         tokens = len(whole.ids)
-        left = kept[1] if kept is not None else None
-        removed = tokens - len(left.ids) if left is not None else tokens
         if id(row) in self._held_out:
             self._ledger.add("held_out", tokens=tokens)
-        elif split == "train" and left is None:
+        elif split == "train" and kept is None:
             self._ledger.add("dropped", tokens=tokens, reason="too_long")
-        elif split == "train" and left is not None and not left.num_supervised:
-            self._ledger.add("masked", tokens=tokens, removed=removed, reason="weight_0")
-        elif split == "train" and left is not None:
-            name: Literal["cut", "trained"] = "cut" if removed else "trained"
-            reason = "too_long" if removed else None
-            self._ledger.add(name, tokens=tokens, supervised=left.num_supervised, removed=removed, reason=reason)
-        if removed:
-            messages = len(kept[0].messages) if kept is not None else 0
+        elif split == "train" and kept is not None:
+            removed = tokens - len(kept.ids)
+            supervised = kept.num_supervised
+            if not supervised:
+                self._ledger.add("masked", tokens=tokens, removed=removed, reason="weight_0")
+            elif removed:
+                self._ledger.add("cut", tokens=tokens, supervised=supervised, removed=removed, reason="too_long")
+            else:
+                self._ledger.add("trained", tokens=tokens, supervised=supervised)
+
+    def _remark(
+        self, split: str, row: Conversation, whole: TrainingTokens, kept: tuple[Conversation, TrainingTokens] | None
+    ) -> None:
+        """Note what was shortened or dropped, and what is trained otherwise than the row says."""
+        messages, tokens = (len(kept[0].messages), len(kept[1].ids)) if kept is not None else (0, 0)
+        if tokens < len(whole.ids):
             place = {"split": split, "file": row.file, "line": row.line}
-            self.changed.append({**place, "messages": len(row.messages), "kept": messages, "tokens_removed": removed})
-            self._remarks["too long, shortened by whole turns" if left is not None else "too long, dropped"] += 1
-        for thing in left.unrendered if left is not None else ():
-            self._remarks[f"the chat template leaves out {thing}"] += 1
-        if left is not None and any(turn.prompt_end is None for turn in left.turns):
-            self._remarks["the chat template asks for a reply otherwise than it shows one in a conversation"] += 1
+            counts = {"messages": len(row.messages), "kept": messages, "tokens_removed": len(whole.ids) - tokens}
+            self.changed.append(place | counts)
+            self._remarks["too long, shortened by whole turns" if kept is not None else "too long, dropped"] += 1
+        if kept is not None:
+            for thing in kept[1].unrendered:
+                self._remarks[f"the chat template leaves out {thing}"] += 1
+            if any(turn.prompt_end is None for turn in kept[1].turns):
+                self._remarks["the chat template asks for a reply otherwise than it shows one in a conversation"] += 1
 
     def _fix(self) -> str | None:
         if not self._num_too_long:
             return None
-        ways = ["set on_too_long to drop"]
-        if self._settings.on_too_long == "error":
-            ways.insert(0, "set on_too_long to cut_turns")
-        if self.limit < self._tokenizer.max_length:
-            ways.append("raise max_seq_length")
-        return f"for rows that are too long {' or '.join(ways)}"
+        ways = "cut_turns or drop" if self._settings.on_too_long == "error" else "drop"
+        raised = ", or raise max_seq_length" if self.limit < self._tokenizer.max_length else ""
+        return f"for rows that are too long, set on_too_long to {ways}{raised}"
 
     def _note(self, text: str) -> None:
         self._report({"event": "note", "text": text})

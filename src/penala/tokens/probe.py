@@ -18,13 +18,12 @@ class Habits:
 
     turn_ends: the tokens that end a turn; none when the template does not end every turn with a token.
     controls: the tokens that only the template may write; where a message spells one it is text.
-    leads, tails: the texts between a prompt's end and the reply, and between the reply and its end-of-turn token.
+    tails: the texts between a reply and its end-of-turn token.
     prompt_end: how a prompt ends, from its last token on. A rendering that shows it goes on with a reply.
     """
 
     turn_ends: frozenset[str] = frozenset()
     controls: frozenset[str] = frozenset()
-    leads: frozenset[str] = frozenset()
     tails: frozenset[str] = frozenset()
     prompt_end: str = ""
 
@@ -34,7 +33,7 @@ def _conversation(*roles: str) -> list[dict[str, Any]]:
 
 
 # two turns say more than one: what stands behind the last turn only does not end a turn (Phi-3's end-of-document token)
-_PROBES = (
+PROBES = (
     _conversation("user", "assistant", "user", "assistant"),
     _conversation("system", "user", "assistant", "user", "assistant"),
     _conversation("user", "assistant"),
@@ -46,14 +45,14 @@ def probe(template: ChatTemplate, encoder: Encoder, declared_ends: Collection[st
 
     Of a template that refuses the probes or rewrites them nothing is known but the special tokens.
     """
-    for messages in _PROBES:
+    for messages in PROBES:
         try:
             text = template.render(messages)
             found = marks.find(lambda rows, _: template.render(rows), messages, None, text, pattern(()))
+            if len(found.starts) == len(found.ends) == len(messages):
+                return _habits(template, encoder, declared_ends, messages, text, found)
         except TokensError:
             continue
-        if len(found.starts) == len(found.ends) == len(messages):
-            return _habits(template, encoder, declared_ends, messages, text, found)
     return Habits(controls=encoder.special)
 
 
@@ -79,11 +78,6 @@ def _habits(
     return Habits(
         turn_ends=turn_ends,
         controls=encoder.special | turn_ends | between_turns,
-        leads=frozenset(
-            text[len(prompt) : found.starts[n]]
-            for prompt, n in zip(prompts, turns, strict=True)
-            if text.startswith(prompt)
-        ),
         tails=frozenset(glue[: match.start()] for glue in behind if (match := pattern(turn_ends).search(glue))),
         prompt_end=prompt_end[last_token:],
     )

@@ -14,7 +14,6 @@ from penala.tokens.marks import Found
 from penala.tokens.probe import Habits
 from penala.tokens.template import reasoning_of
 
-
 _NO_END = "a model that is trained so would never stop; use a model whose template ends each turn with a token"
 
 
@@ -70,9 +69,7 @@ def find_turn(rendering: Rendering, message: int) -> Turn:
     if begin is not None and not _reasons_first(rendering, fields, prompt_end, begin):
         start = _with_leading_space(rendering.text, content, begin, prompt_end)
     elif prompt_end is not None and (content.strip() or calls or reasoning_of(fields)):
-        start = (
-            prompt_end  # what the template took apart (reasoning) or put into words (a call) is the model's to write
-        )
+        start = prompt_end  # what the template took apart (reasoning) or put into words (a call) is the model's
     return Turn(message, prompt_end, start, end.start(), end.end())
 
 
@@ -123,10 +120,8 @@ def _end(rendering: Rendering, message: int, behind: int, calls: bool) -> re.Mat
     end = next((match for match in rendering.controls if match.start() >= behind and match[0] in allowed), None)
     limit = rendering.found.next_start(behind, message)
     if end is None or (limit is not None and end.start() > limit):
-        raise TokensError(
-            f"messages[{message}]: the chat template ends this turn with no end-of-turn token",
-            fix=_NO_END,
-        )
+        what = f"messages[{message}]: the chat template ends this turn with no end-of-turn token"
+        raise TokensError(what, fix=_NO_END)
     unseen = message + 1 < len(rendering.messages) and message + 1 not in rendering.found.starts
     if calls and unseen and limit is None:
         raise _unproved(message, "the chat template rewrites what follows the call")

@@ -7,7 +7,7 @@ which each group of B documents has B * L rows, L being its longest document; S 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,7 +18,7 @@ BLOCK = 128
 
 @dataclass(frozen=True, slots=True)
 class Heads:
-    """How a row of the fused query, key and value projection is cut."""
+    """How a row of the fused query, key and value projection is cut: N queries, M keys, M values, each H wide."""
 
     num_queries: int
     num_keys: int
@@ -49,24 +49,38 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class Packing:
-    """Flat rows and their padded form."""
+    """Flat rows and their padded form. When documents share a prefix, it is the first group."""
 
     groups: Sequence[Group]
     padded: Tensor  # (P): the flat row at each padded row; T at padding
     places: Tensor  # (T): the padded row of each flat row
 
 
-def attend(qkv: Tensor, cos: Tensor, sin: Tensor, packing: Packing, heads: Heads) -> Tensor:
-    """Rotate queries and keys, attend -> (T, N * H).
+class Angles(NamedTuple):
+    """Cosine and sine of the rotary angles, (P, H / 2) each; once more times 1 / sqrt(H) for the queries."""
 
-    `qkv` is (T, (N + 2 M) * H), in the order of queries, keys, values; `cos` and `sin` are (T, 1, H / 2).
-    """
-    mixed: Tensor = _Attention.apply(qkv, cos, sin, packing, heads)  # type: ignore[no-untyped-call]
+    cos: Tensor
+    sin: Tensor
+    query_cos: Tensor
+    query_sin: Tensor
+
+    @classmethod
+    def at(cls, positions: Tensor, *, theta: float, width: int, dtype: torch.dtype) -> "Angles":
+        """Return the angles position * theta^(-2 i / H) (arXiv 2104.09864)."""
+        frequencies = 1.0 / theta ** (torch.arange(0, width, 2, dtype=torch.float32) / width)
+        angles = torch.outer(positions.float(), frequencies)
+        cos, sin = angles.cos(), angles.sin()
+        return cls(*(table.to(dtype) for table in (cos, sin, cos * width**-0.5, sin * width**-0.5)))
+
+
+def attend(qkv: Tensor, angles: Angles, packing: Packing, heads: Heads) -> Tensor:
+    """Rotate queries and keys, attend -> (T, N * H). `qkv` is (T, (N + 2 M) * H): queries, keys, values."""
+    mixed: Tensor = _Attention.apply(qkv, angles, packing, heads)  # type: ignore[no-untyped-call]
     return mixed
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor, out: Tensor) -> None:
-    """Turn each pair (x[i], x[i + H / 2]) by its angle into `out` (arXiv 2104.09864, in the half-split order of Llama)."""
+    """Turn each pair (x[i], x[i + H / 2]) by its angle into `out` (the half-split order of Llama)."""
     first, second = x.chunk(2, dim=-1)
     out_first, out_second = out.chunk(2, dim=-1)
     torch.mul(first, cos, out=out_first).addcmul_(second, sin, value=-1)
@@ -75,79 +89,69 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor, out: Tensor) -> None:
 
 class _Attention(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, qkv: Tensor, cos: Tensor, sin: Tensor, packing: Packing, heads: Heads) -> Tensor:
-        num_rotated = heads.num_queries + heads.num_keys
-        rows = qkv.view(-1, heads.num_queries + 2 * heads.num_keys, heads.width)
-        num_rows = rows.shape[0]
-        turned = rows.new_empty(num_rows + 1, *rows.shape[1:])
-        rotate(rows[:, :num_rotated], cos, sin, out=turned[:num_rows, :num_rotated])
-        turned[:num_rows, num_rotated:] = rows[:, num_rotated:]
-        turned[num_rows] = 0  # what padding reads
-        turned[:, : heads.num_queries] *= heads.width**-0.5
-        padded = turned.index_select(0, packing.padded)
-        mixed = padded.new_empty(padded.shape[0], heads.num_queries, heads.width)
+    def forward(ctx: Any, qkv: Tensor, angles: Angles, packing: Packing, heads: Heads) -> Tensor:
+        padded = qkv.index_select(0, packing.padded.clamp(max=qkv.shape[0] - 1))
+        mixed = qkv.new_empty(padded.shape[0], heads.num_queries, heads.width)
+        operands: list[tuple[Tensor, Tensor]] = []
         for group in packing.groups:
-            queries, keys, values = _operands(padded, turned, group, heads)
+            shared = operands[0][1] if group.prefix else None
+            queries, seen = _operands(padded, angles, group, heads, shared)
+            operands.append((queries, seen))
             mixed_group = torch.empty_like(queries)
-            for block, seen in _blocks(group, heads):
-                weights = _weights(queries[:, block], keys[:, :seen], heads)
-                mixed_group[:, block] = torch.bmm(weights, values[:, :seen])
-            _by_head(mixed[group.rows], group, heads).copy_(_as_heads(mixed_group, group, heads))
-        ctx.save_for_backward(turned, cos, sin)
-        ctx.packing, ctx.heads = packing, heads
+            for block, num_seen in _blocks(group, heads):
+                keys, values = seen.flatten(1, 2)[:, :, :num_seen]
+                torch.bmm(_weights(queries[:, block], keys, heads), values, out=mixed_group[:, block])
+            _query_view(mixed, group, heads).copy_(_split(mixed_group, group, heads))
+        ctx.save_for_backward(*(tensor for pair in operands for tensor in pair))
+        ctx.angles, ctx.packing, ctx.heads = angles, packing, heads
         return mixed.index_select(0, packing.places).flatten(1)
 
     @staticmethod
     def backward(ctx: Any, d_out: Tensor) -> tuple[Tensor | None, ...]:
         """Score each block again instead of keeping its weights."""
-        turned, cos, sin = ctx.saved_tensors
+        angles: Angles = ctx.angles
         packing: Packing = ctx.packing
         heads: Heads = ctx.heads
-        num_queries, num_rotated = heads.num_queries, heads.num_queries + heads.num_keys
-        d_out = d_out.view(-1, num_queries, heads.width)
-        d_mixed = torch.cat((d_out, torch.zeros_like(d_out[:1]))).index_select(0, packing.padded)
-        padded = turned.index_select(0, packing.padded)
-        d_padded = torch.empty_like(padded)
-        # the keys and values of the prefix are seen by many documents
-        num_shared = max(group.prefix for group in packing.groups)
-        d_shared = d_out.new_zeros(2, heads.num_keys, num_shared, heads.width, dtype=torch.float32)
-        for group in packing.groups:
-            operands = _operands(padded, turned, group, heads)
-            d_group = _by_head(d_mixed[group.rows], group, heads).reshape(operands[0].shape)
-            d_queries, d_keys, d_values = _block_gradients(*operands, d_group, group, heads)
-            d_rows = d_padded[group.rows]
-            _by_head(d_rows[:, :num_queries], group, heads).copy_(_as_heads(d_queries, group, heads))
-            for number, d_seen in enumerate((d_keys, d_values)):
-                d_seen = d_seen.view(group.num_documents, heads.num_keys, -1, heads.width)
-                first = num_queries + number * heads.num_keys
-                d_own = d_rows[:, first : first + heads.num_keys].view(group.num_documents, group.length, -1, heads.width)
-                d_own.copy_(d_seen[:, :, group.prefix :].transpose(1, 2))
-                d_shared[number, :, : group.prefix] += d_seen[:, :, : group.prefix].sum(dim=0)
-        d_rows = d_padded.index_select(0, packing.places)
-        d_rows[:num_shared, num_queries:] += d_shared.flatten(0, 1).transpose(0, 1).to(d_rows.dtype)
-        d_rows[:, :num_queries] *= heads.width**-0.5
-        d_qkv = torch.empty_like(d_rows)
-        rotate(d_rows[:, :num_rotated], cos, -sin, out=d_qkv[:, :num_rotated])
-        d_qkv[:, num_rotated:] = d_rows[:, num_rotated:]
-        return d_qkv.flatten(1), None, None, None, None
+        operands = ctx.saved_tensors
+        d_out = torch.cat((d_out, d_out.new_zeros(1, d_out.shape[1])))  # the last row is what padding reads
+        d_mixed = d_out.index_select(0, packing.padded).unflatten(1, (-1, heads.width))
+        d_padded = d_mixed.new_empty(d_mixed.shape[0], heads.num_queries + 2 * heads.num_keys, heads.width)
+        d_shared: Tensor | None = None
+        for number in reversed(range(len(packing.groups))):
+            group = packing.groups[number]
+            queries, seen = operands[2 * number : 2 * number + 2]
+            d_group = _query_view(d_mixed, group, heads).reshape(queries.shape)
+            d_queries, d_seen = _block_gradients(queries, seen, d_group, group, heads)
+            if group.prefix:
+                d_prefix = d_seen[:, :, :, : group.prefix].sum(dim=1, keepdim=True)
+                d_shared = d_prefix if d_shared is None else d_shared + d_prefix
+            elif d_shared is not None:  # this is the prefix itself
+                d_seen = d_seen + d_shared
+            _write_gradients(d_padded, d_queries, d_seen.to(d_out.dtype), angles, group, heads)
+        return d_padded.index_select(0, packing.places).flatten(1), None, None, None
 
 
 def _block_gradients(
-    queries: Tensor, keys: Tensor, values: Tensor, d_mixed: Tensor, group: Group, heads: Heads
-) -> tuple[Tensor, Tensor, Tensor]:
+    queries: Tensor, seen: Tensor, d_mixed: Tensor, group: Group, heads: Heads
+) -> tuple[Tensor, Tensor]:
     """Return the gradients of the operands; those of keys and values in float32, since they are sums over blocks."""
+    keys, values = seen.flatten(1, 2)
     d_queries = torch.empty_like(queries)
-    d_keys = torch.zeros_like(keys, dtype=torch.float32)
-    d_values = torch.zeros_like(d_keys)
-    for block, seen in _blocks(group, heads):
-        weights = _weights(queries[:, block], keys[:, :seen], heads)
+    d_keys = d_values = keys  # the last block comes first: it sees every key
+    for block, num_seen in reversed(list(_blocks(group, heads))):
+        weights = _weights(queries[:, block], keys[:, :num_seen], heads)
         d_block = d_mixed[:, block]
-        d_values[:, :seen] += torch.bmm(weights.mT, d_block)
-        d_weights = torch.bmm(d_block, values[:, :seen].mT)
+        d_weights = torch.bmm(d_block, values[:, :num_seen].mT)
         d_scores = torch._softmax_backward_data(d_weights, weights, -1, weights.dtype)
-        d_queries[:, block] = torch.bmm(d_scores, keys[:, :seen])
-        d_keys[:, :seen] += torch.bmm(d_scores.mT, queries[:, block])
-    return d_queries, d_keys, d_values
+        torch.bmm(d_scores, keys[:, :num_seen], out=d_queries[:, block])
+        d_block_values = torch.bmm(weights.mT, d_block).float()
+        d_block_keys = torch.bmm(d_scores.mT, queries[:, block]).float()
+        if d_keys is keys:
+            d_keys, d_values = d_block_keys, d_block_values
+        else:
+            d_keys[:, :num_seen] += d_block_keys
+            d_values[:, :num_seen] += d_block_values
+    return d_queries, torch.stack((d_keys, d_values)).view(seen.shape)
 
 
 def _blocks(group: Group, heads: Heads) -> Iterator[tuple[slice, int]]:
@@ -172,26 +176,52 @@ def _unseen(per_key: int, dtype: torch.dtype) -> Tensor:
     return table.repeat_interleave(per_key, dim=0)
 
 
-def _operands(padded: Tensor, turned: Tensor, group: Group, heads: Heads) -> tuple[Tensor, Tensor, Tensor]:
-    """Return queries (B * M, L * G, H), keys and values (B * M, S, H) of a group, each contiguous."""
-    num_queries, num_keys, prefix = heads.num_queries, heads.num_keys, group.prefix
-    rows = padded[group.rows]
-    queries = _by_head(rows[:, :num_queries], group, heads).reshape(group.num_documents * num_keys, -1, heads.width)
-    seen = rows.new_empty(2, group.num_documents, num_keys, prefix + group.length, heads.width)
-    own = rows[:, num_queries:].view(group.num_documents, group.length, 2, num_keys, heads.width)
-    seen[:, :, :, prefix:] = own.permute(2, 0, 3, 1, 4)
-    shared = turned[:prefix, num_queries:].view(prefix, 2, 1, num_keys, heads.width)
-    seen[:, :, :, :prefix] = shared.permute(1, 2, 3, 0, 4)
-    keys, values = seen.flatten(1, 2)
-    return queries, keys, values
+def _operands(
+    padded: Tensor, angles: Angles, group: Group, heads: Heads, shared: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Return the scaled and rotated queries (B * M, L * G, H), and keys and values (2, B, M, S, H) of a group."""
+    rows = padded.unflatten(1, (-1, heads.width))
+    cos, sin, query_cos, query_sin = _group_angles(angles, group)
+    queries = rows.new_empty(group.num_documents, heads.num_keys, group.length, heads.per_key, heads.width)
+    rotate(_query_view(rows, group, heads), query_cos[..., None, :], query_sin[..., None, :], out=queries)
+    seen = rows.new_empty(2, group.num_documents, heads.num_keys, group.prefix + group.length, heads.width)
+    keys, values = _key_value_view(rows, group, heads)
+    rotate(keys, cos, sin, out=seen[0, :, :, group.prefix :])
+    seen[1, :, :, group.prefix :] = values
+    if shared is not None:
+        seen[:, :, :, : group.prefix] = shared
+    return queries.flatten(2, 3).flatten(0, 1), seen
 
 
-def _by_head(rows: Tensor, group: Group, heads: Heads) -> Tensor:
-    """View (B * L, N, H) as (B, M, L, G, H): query heads that share a key head go into one product."""
-    split = rows.view(group.num_documents, group.length, heads.num_keys, heads.per_key, heads.width)
-    return split.transpose(1, 2)
+def _write_gradients(
+    d_padded: Tensor, d_queries: Tensor, d_seen: Tensor, angles: Angles, group: Group, heads: Heads
+) -> None:
+    """Turn the gradients of a group's operands back and write them to its rows of `d_padded`."""
+    cos, sin, query_cos, query_sin = _group_angles(angles, group)
+    d_rows = _query_view(d_padded, group, heads)
+    rotate(_split(d_queries, group, heads), query_cos[..., None, :], -query_sin[..., None, :], out=d_rows)
+    d_keys, d_values = _key_value_view(d_padded, group, heads)
+    rotate(d_seen[0, :, :, group.prefix :], cos, -sin, out=d_keys)
+    d_values.copy_(d_seen[1, :, :, group.prefix :])
 
 
-def _as_heads(mixed: Tensor, group: Group, heads: Heads) -> Tensor:
+def _group_angles(angles: Angles, group: Group) -> list[Tensor]:
+    """Return the angles of the group's rows as (B, 1, L, H / 2)."""
+    return [table[group.rows].view(group.num_documents, 1, group.length, -1) for table in angles]
+
+
+def _query_view(rows: Tensor, group: Group, heads: Heads) -> Tensor:
+    """View the queries of padded rows (P, N or more, H) as (B, M, L, G, H): heads that share a key lie together."""
+    queries = rows[group.rows, : heads.num_queries]
+    return queries.unflatten(1, (heads.num_keys, -1)).unflatten(0, (-1, group.length)).transpose(1, 2)
+
+
+def _key_value_view(rows: Tensor, group: Group, heads: Heads) -> Tensor:
+    """View keys and values of padded rows (P, N + 2 M, H) as (2, B, M, L, H)."""
+    keys_values = rows[group.rows, heads.num_queries :].unflatten(1, (2, -1)).unflatten(0, (-1, group.length))
+    return keys_values.permute(2, 0, 3, 1, 4)
+
+
+def _split(queries: Tensor, group: Group, heads: Heads) -> Tensor:
     """View (B * M, L * G, H) as (B, M, L, G, H)."""
-    return mixed.view(group.num_documents, heads.num_keys, group.length, heads.per_key, heads.width)
+    return queries.view(group.num_documents, heads.num_keys, group.length, heads.per_key, heads.width)

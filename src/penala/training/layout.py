@@ -21,7 +21,7 @@ class Layout:
     """
 
     ids: Tensor  # (T)
-    positions: Tensor  # (T), counted from 0 in each document
+    padded_positions: Tensor  # (P), counted from 0 in each document, of the padded form
     packing: Packing  # who attends to whom
     predicting: Tensor  # rows whose next token is supervised, in order
     targets: Tensor  # that token, one for each of `predicting`
@@ -47,7 +47,8 @@ def lay_out(documents: Sequence[Document], *, share_prefix: bool = True) -> Layo
         targets += [document.ids[t] for t in document.supervised]
         spans.append((start, len(ids)))
     packing = _pack(spans, prefix, len(ids))
-    return Layout(torch.tensor(ids), torch.tensor(positions), packing, torch.tensor(predicting), torch.tensor(targets))
+    in_document = torch.tensor([*positions, 0])[packing.padded]
+    return Layout(torch.tensor(ids), in_document, packing, torch.tensor(predicting), torch.tensor(targets))
 
 
 def shared_prefix(documents: Sequence[Document]) -> int:

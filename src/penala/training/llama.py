@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import Parameter
 from torch.utils.checkpoint import checkpoint
 
-from penala.training.attention import Heads, attend
+from penala.training.attention import Angles, Heads, attend
 from penala.training.batches import Document
 from penala.training.layout import Layout, lay_out
 from penala.training.lora import FusedLinear, LoraSpec
@@ -183,36 +183,30 @@ class Llama:
         layout = lay_out(documents, share_prefix=not dropped)
         if layout is None:
             return torch.zeros((), dtype=torch.float64, requires_grad=torch.is_grad_enabled())
-        cos, sin = self._angles(layout)
+        heads = self.shape.heads
+        angles = Angles.at(layout.padded_positions, theta=self.shape.rope_theta, width=heads.width, dtype=self.dtype)
         x = self._embedding[layout.ids]
         for layer in self._layers:
             # after the last attention only the rows that predict something matter
             rows = layout.predicting if layer is self._layers[-1] else None
             if recompute and torch.is_grad_enabled():
-                x = checkpoint(self._run, layer, x, cos, sin, layout, rows, training, use_reentrant=False)
+                x = checkpoint(self._run, layer, x, angles, layout, rows, training, use_reentrant=False)
             else:
-                x = self._run(layer, x, cos, sin, layout, rows, training)
+                x = self._run(layer, x, angles, layout, rows, training)
         return supervised_nats(_rms_norm(x, self._norm, self.shape.norm_eps), self._head, layout.targets)
 
     def _run(
-        self, layer: _Layer, x: Tensor, cos: Tensor, sin: Tensor, layout: Layout, rows: Tensor | None, training: bool
+        self, layer: _Layer, x: Tensor, angles: Angles, layout: Layout, rows: Tensor | None, training: bool
     ) -> Tensor:
         """Run one decoder layer on x (T, D); with `rows`, return only those."""
         eps = self.shape.norm_eps
         qkv = layer.qkv(_rms_norm(x, layer.norm_in, eps), training=training)
-        mixed = attend(qkv, cos, sin, layout.packing, self.shape.heads)
+        mixed = attend(qkv, angles, layout.packing, self.shape.heads)
         if rows is not None:
             x, mixed = x[rows], mixed[rows]
         x = x + layer.out(mixed, training=training)
         gate_up = layer.gate_up(_rms_norm(x, layer.norm_mid, eps), training=training)
         return x + layer.down(_swiglu(gate_up), training=training)
-
-    def _angles(self, layout: Layout) -> tuple[Tensor, Tensor]:
-        """Return cosine and sine of the rotary angles, each (T, 1, H / 2)."""
-        width = self.shape.heads.width
-        frequencies = self.shape.rope_theta ** -(torch.arange(0, width, 2, dtype=torch.float32) / width)
-        angles = torch.outer(layout.positions.float(), frequencies)[:, None]
-        return angles.cos().to(self.dtype), angles.sin().to(self.dtype)
 
     def _linears(self) -> Iterable[FusedLinear]:
         return (linear for layer in self._layers for linear in layer.linears())

@@ -6,7 +6,7 @@ costs most of the first updates; inside the product it is summed in float32. It 
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 

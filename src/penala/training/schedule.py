@@ -3,9 +3,7 @@
 import math
 from typing import Literal
 
-SchedulerType = Literal[
-    "linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup"
-]
+SchedulerType = Literal["linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup"]
 # transformers' polynomial curve ends here, not at 0
 POLYNOMIAL_END = 1e-7
 

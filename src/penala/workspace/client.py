@@ -5,7 +5,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from penala import __version__
+import penala
 from penala.errors import WorkspaceError
 from penala.workspace import shim
 from penala.workspace.store import Store, explain
@@ -109,4 +109,4 @@ def _make(folder: Path) -> None:
     config = folder / "config.json"
     if not config.exists():
         name = folder.parent.name if folder.name == FOLDER_NAME else folder.name
-        shim.write_json(config, {"workspace_name": name or "penala", "penala": __version__})
+        shim.write_json(config, {"workspace_name": name or "penala", "penala": penala.__version__})

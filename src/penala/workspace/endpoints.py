@@ -111,11 +111,12 @@ class Endpoints:
             "folder": str(self._model_folder(model, version)),
             "request_settings": _checked_settings(request_settings or {}),
         }
-        self.create(name, port=port)
+        self._create_row(name, port)  # its gateway starts beside the deployment
         row = self._store.get(DeploymentRow, endpoint=name, name=deployment)
         if row is not None and row.state == DELETING:
             self._until_deployment_is_gone(name, deployment)
         roll_out(self._folder, self._store, name, deployment, wanted, say)
+        self.create(name, port=port)
         self.set_traffic(name, {deployment: 100})
         say({"event": "note", "text": f"endpoint '{name}' sends all requests to '{deployment}' ({model}:{version})"})
         return self.show(name)

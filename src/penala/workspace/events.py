@@ -32,9 +32,10 @@ class Event:
     data: Mapping[str, Any] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the event as one JSON object."""
+        """Return the event as one JSON object; the optimizer step of a metric is `at_step`, for `step` is the job's."""
+        data = {"at_step" if key == "step" else key: value for key, value in self.data.items()}
         subject = self.kind if self.kind in ("job", "stage") else "step"
-        return {"event": self.kind, subject: self.name, **self.data}
+        return {"event": self.kind, subject: self.name, **data}
 
 
 class EventFile:
@@ -96,9 +97,15 @@ class Follower:
             if status in ENDED:
                 return
             if not running:
-                log = self.folder / "runner.log"
-                raise JobError(f"the runner of {self.job} is gone", where=str(log), fix="run the same command again")
+                raise self._abandoned()
             time.sleep(poll_s)
+
+    def _abandoned(self) -> JobError:
+        """Return the error of a job whose runner is gone, with the runner's last words if they say why."""
+        log = self.folder / "runner.log"
+        lines = log.read_text(encoding="utf-8").splitlines() if log.exists() else []
+        why = f" ({lines[-1].removeprefix('error: ')})" if lines and lines[-1].startswith("error: ") else ""
+        return JobError(f"the runner of {self.job} is gone{why}", where=str(log), fix="run the same command again")
 
     def _job_row(self) -> tuple[str, Any, dict[str, Any]]:
         row = self.store.sql("select status, error, result from jobs where name = ?", self.job)[0]

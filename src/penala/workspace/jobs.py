@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from penala.workspace.tail import Tail
 
 POLL_S = 0.1
-MOST_REVIVALS = 20  # of a runner that dies while it is followed
+MOST_REVIVALS = 3  # of a runner that dies while it is followed, and gets nothing done in between
 _PATIENCE_S = 10.0  # for a runner that is about to end
 
 
@@ -97,14 +97,19 @@ class Jobs:
         """
         self.row(name)
         follower = Follower(self.store, self.folder / name, name)
-        for revival in range(MOST_REVIVALS + 1):
+        revivals = 0
+        while True:
             try:
-                yield from follower.follow(poll_s)
+                for event in follower.follow(poll_s):
+                    if event.data.get("status") not in ("Queued", "Running", "started"):
+                        revivals = 0
+                    yield event
                 break
             except JobError:
-                if not revive or revival == MOST_REVIVALS:
+                revivals += 1
+                if not revive or revivals > MOST_REVIVALS:
                     raise
-                self.start(name)
+                self._replace_runner(name)
         self._reap()
 
     def cancel(self, name: str) -> None:
@@ -114,16 +119,20 @@ class Jobs:
             raise JobError(f"the job is {row.status} already", where=name)
         wanted = {"name": name, "status": ("NotStarted", "Queued", "Running", "Finalizing")}
         self.store.update(JobRow, wanted, cancel=1, status="CancelRequested")
-        lock = shim.take(self._made(name) / RUNNER_LOCK)
-        if lock is not None:  # no runner lives: steps may, so a new one carries the cancel out
-            try:
-                self._spawn(name, lock)
-            finally:
-                os.close(lock)
+        self._replace_runner(name)  # without one, steps may live all the same: a new one carries the cancel out
 
     def is_running(self, name: str) -> bool:
         """Tell whether a runner has the job."""
         return shim.held(self.folder / name / RUNNER_LOCK)
+
+    def _replace_runner(self, name: str) -> None:
+        """Start a runner on a job that has lost its own, to go on with whatever that was doing, a cancel included."""
+        lock = shim.take(self._made(name) / RUNNER_LOCK)
+        if lock is not None:
+            try:
+                self._spawn(name, lock)
+            finally:
+                os.close(lock)
 
     def _take(self, name: str) -> int | None:
         """Lock a job for its runner; None when one has it, and is not about to end."""
@@ -192,7 +201,7 @@ class Jobs:
         """Return a job as `penala jobs show --json` prints it."""
         row = self.row(name)
         plan = Plan.from_json(row.spec["plan"])
-        titles = {step.name: step.display_name for step in plan.steps}
+        titles = self.titles(name)
         return {
             "name": row.name,
             "display_name": row.display_name,
@@ -221,6 +230,10 @@ class Jobs:
                 for step in self.steps(name)
             ],
         }
+
+    def titles(self, name: str) -> dict[str, str]:
+        """Return what each step of a job is called for a person."""
+        return {step.name: step.display_name for step in Plan.from_json(self.row(name).spec["plan"]).steps}
 
     def outputs(self, name: str) -> dict[str, Path | None]:
         """Return where each output of the pipeline lies, None while its step is not done."""
@@ -282,7 +295,7 @@ class Jobs:
 
 def _new_name(display_name: str) -> str:
     stem = re.sub(r"[^a-z0-9]+", "-", display_name.lower()).strip("-")[:40] or "job"
-    return f"{stem}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
+    return f"{stem}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}"
 
 
 def _error_text(error: dict[str, Any] | None) -> str | None:

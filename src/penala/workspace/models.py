@@ -3,6 +3,8 @@
 The store owns name and version; MLflow's registry mirrors it. A tuned version points at its package in artifacts/.
 """
 
+import contextlib
+import json
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -56,6 +58,42 @@ def register(
     return row
 
 
+def list_models(path: str | Path | None, task: str | None = None) -> list[dict[str, Any]]:
+    """Return what `Models.list` does for the workspace at `path`; where there is none, the base models."""
+    with _opened(path) as workspace:
+        return workspace.models.list(task) if workspace else _base_summaries(task)
+
+
+def show_model(path: str | Path | None, reference: str) -> dict[str, Any]:
+    """Return what `Models.show` does for the workspace at `path`; where there is none, a base model can be shown."""
+    from penala.basemodel import catalogue
+
+    with _opened(path) as workspace:
+        return workspace.models.show(reference) if workspace else _base_shown(catalogue.get(reference))
+
+
+def fetch_base(workspace: "Workspace", model: str, report: Report) -> Path:
+    """Bring a base model into the workspace's cache, ready to be used, and return its folder."""
+    from penala.basemodel.sources import obtain
+
+    try:
+        return obtain(model, workspace.cache, report)
+    except OSError as error:
+        raise explain(error, workspace.cache) from None
+
+
+@contextlib.contextmanager
+def _opened(path: str | Path | None) -> "Iterator[Workspace | None]":
+    """Open the workspace at `path`, or yield None where there is none."""
+    from penala.workspace.client import Workspace, locate
+
+    if not (locate(path) / "penala.db").exists():
+        yield None
+        return
+    with Workspace.open(path) as workspace:
+        yield workspace
+
+
 class Models:
     """The base models and the tuned models of one workspace."""
 
@@ -69,11 +107,8 @@ class Models:
 
     def list(self, task: str | None = None) -> "list[dict[str, Any]]":
         """Return a summary of every version: base models by name, then tuned ones, oldest first."""
-        from penala.basemodel import catalogue
-
-        base = [_base_summary(entry) for entry in catalogue.entries(task)]
         tuned = [_tuned_summary(row) for row in self._store.find(ModelRow, order="name, created")]
-        return [*base, *(model for model in tuned if task in (None, model["task"]))]
+        return [*_base_summaries(task), *(model for model in tuned if task in (None, model["task"]))]
 
     def show(self, reference: str) -> dict[str, Any]:
         """Return all that is known of NAME:VERSION, or of NAME's newest version. Raises NotFound."""
@@ -84,8 +119,7 @@ class Models:
             package = read_package(self._folder(found))
             metadata = {"metadata": dict(package.metadata), "folder": str(package.folder)}
             return _tuned_summary(found) | {"tags": found.tags, "properties": found.properties} | metadata
-        shown = _base_summary(found) | found.to_dict()
-        return shown | {"id": found.id, "model_defaults": found.model_defaults}
+        return _base_shown(found)
 
     def download(self, reference: str, to: Path, report: Report = lambda event: None) -> Path:
         """Copy the MLflow folder of a version to `to`, which must be new or empty; return it.
@@ -138,7 +172,7 @@ class Models:
         """Return digest -> path of every file of the user's that a job's plan took."""
         found = {}
         for (spec,) in self._store.sql("select spec from jobs order by created"):
-            for step in _decoded(spec).get("plan", {}).get("steps", []):
+            for step in json.loads(spec).get("plan", {}).get("steps", []):
                 found.update({v["digest"]: v["path"] for v in step["inputs"].values() if "path" in v and "digest" in v})
         return found
 
@@ -178,15 +212,27 @@ def _copy(source: Path, target: Path) -> None:
     shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
 
 
+def _base_summaries(task: str | None) -> list[dict[str, Any]]:
+    from penala.basemodel import catalogue
+
+    return [_base_summary(entry) for entry in catalogue.entries(task)]
+
+
 def _base_summary(entry: "Entry") -> dict[str, Any]:
-    fields = ("name", "version", "task", "licence", "parameters", "context", "created", "description")
-    return {"kind": "base", **{name: getattr(entry, name) for name in fields}}
+    fields = ("name", "version", "task", "licence", "parameters", "context", "created")
+    return {"kind": "base", **{name: getattr(entry, name) for name in fields}, "about": entry.description}
+
+
+def _base_shown(entry: "Entry") -> dict[str, Any]:
+    return _base_summary(entry) | entry.to_dict() | {"id": entry.id, "model_defaults": entry.model_defaults}
 
 
 def _tuned_summary(row: ModelRow) -> dict[str, Any]:
     created = datetime.fromtimestamp(row.created, UTC).isoformat(timespec="seconds")
-    shown = {"kind": "tuned", "task": "chat-completion", **asdict(row), "created": created}
-    return {name: shown[name] for name in ("kind", "name", "version", "task", "created", "job", "digest", "path")}
+    about = f"tuned by job {row.job}" if row.job else "registered by hand"
+    shown = {"kind": "tuned", "task": "chat-completion", **asdict(row), "created": created, "about": about}
+    fields = ("kind", "name", "version", "task", "created", "job", "digest", "path", "about")
+    return {name: shown[name] for name in fields}
 
 
 def _sources(entry: "Entry") -> Iterator[str]:
@@ -196,10 +242,3 @@ def _sources(entry: "Entry") -> Iterator[str]:
 
 def _short(digest: str) -> str:
     return digest[:12]
-
-
-def _decoded(spec: str) -> dict[str, Any]:
-    import json
-
-    decoded: dict[str, Any] = json.loads(spec)
-    return decoded

@@ -47,7 +47,6 @@ def preflight(recipe: "Recipe") -> Preflight:
     """
     from penala.evaluation.settings import parse
     from penala.recipe import resolve_finetuning
-    from penala.training.estimate import check_memory
 
     base = _base_model(recipe)
     settings, notes = resolve_finetuning(recipe.finetuning, base.model_defaults)
@@ -57,8 +56,7 @@ def preflight(recipe: "Recipe") -> Preflight:
             raise RecipeError("no such file", where=f"{recipe.file}: {key}: {path}", fix="check the path")
     sample = _sample(recipe)
     data = _check_data(recipe)
-    if base.parameters is not None:
-        check_memory(base.parameters, {setting.name: setting.value for setting in settings})
+    _check_memory(base, settings)
     return Preflight(base, settings, notes, data, sample)
 
 
@@ -124,6 +122,21 @@ def run(
         if on_event is not None:
             on_event(event)
     return workspace.jobs.result(name)
+
+
+def _check_memory(base: "Entry", settings: list["Setting"]) -> None:
+    """Refuse a model that cannot be trained here; one whose size nothing tells is checked once it is imported."""
+    from penala.training.estimate import memory_available, memory_needed
+
+    if base.parameters is None:
+        return
+    precision = next(str(setting.value) for setting in settings if setting.name == "precision")
+    needed, available = memory_needed(base.parameters, precision), memory_available()
+    if needed > available:
+        what = (
+            f"{base.name} needs about {needed / 1e9:.0f} GB of memory to train, and {available / 1e9:.0f} GB are free"
+        )
+        raise RecipeError(what, where="base_model", fix="choose a smaller model, or run on a larger machine")
 
 
 def _base_model(recipe: "Recipe") -> "Entry":

@@ -111,6 +111,8 @@ class Supervisor:
                 wanted += services.instances(self._workspace, row) if row.state != DELETING else []
         for service in wanted:
             self._start_if_down(service)
+        if endpoint.state == "Creating" and services.is_ready(folder / "gateway"):
+            self._store.update(EndpointRow, {"name": endpoint.name, "state": "Creating"}, state="Succeeded")
         self._stop_others(folder, {service.folder for service in wanted})
         if endpoint.state == DELETING:
             self._remove_endpoint(endpoint, folder)

@@ -1,0 +1,108 @@
+"""Checkpoints from which a run goes on as if it had never stopped: adapter, optimizer, random state, place."""
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from penala.errors import TrainingError
+
+MARKER = "checkpoint_done.txt"  # Azure's name; written last, so a checkpoint without it is none
+ROLLING = "checkpoint-rolling"
+_NUMBERED = re.compile(r"^checkpoint-(\d+)$")
+
+
+@dataclass(slots=True)
+class Progress:
+    """How far a run is. `nats` and `targets` are the loss sums of the running epoch."""
+
+    step: int = 0
+    seconds: float = 0.0  # of the training loop, over all attempts
+    tokens: int = 0
+    nats: float = 0.0
+    targets: int = 0
+
+
+def save(folder: Path, adapter: Mapping[str, Tensor], optimizer: torch.optim.Optimizer, progress: Progress) -> None:
+    """Write a checkpoint beside its place and rename it there; a TrainingError leaves nothing of it."""
+    half = folder.with_name(f"half-{folder.name}")
+    try:
+        shutil.rmtree(half, ignore_errors=True)
+        half.mkdir(parents=True)
+        state = {
+            "adapter": {name: parameter.detach() for name, parameter in adapter.items()},
+            "optimizer": optimizer.state_dict(),
+            "random": torch.get_rng_state(),
+        }
+        torch.save(state, half / "state.pt")
+        (half / "progress.json").write_text(json.dumps(asdict(progress)), encoding="utf-8")
+        for file in half.iterdir():
+            _sync(file)
+        (half / MARKER).write_text("done\n", encoding="utf-8")
+        _sync(half / MARKER)
+        shutil.rmtree(folder, ignore_errors=True)
+        half.rename(folder)
+    except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
+        shutil.rmtree(half, ignore_errors=True)
+        what = f"the checkpoint cannot be written: {getattr(error, 'strerror', None) or error}"
+        fix = "make room on the disk and run the same command again: it goes on from the checkpoint before"
+        raise TrainingError(what, where=str(folder), fix=fix) from None
+
+
+def _sync(file: Path) -> None:
+    descriptor = os.open(file, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def newest(out: Path) -> Path | None:
+    """Return the whole checkpoint in `out` that is furthest; halves are passed over."""
+    found = [(_step(folder), folder) for folder in out.glob("checkpoint-*") if (folder / MARKER).is_file()]
+    return max(found, default=(0, None))[1]
+
+
+def load(folder: Path, adapter: Mapping[str, Tensor], optimizer: torch.optim.Optimizer) -> Progress:
+    """Put adapter, optimizer and random state back as they were, and return how far the run was."""
+    state = torch.load(folder / "state.pt", weights_only=True)
+    with torch.no_grad():
+        for name, parameter in adapter.items():
+            parameter.copy_(state["adapter"][name])
+    optimizer.load_state_dict(state["optimizer"])
+    torch.set_rng_state(state["random"])
+    fields: dict[str, Any] = json.loads((folder / "progress.json").read_text(encoding="utf-8"))
+    return Progress(**fields)
+
+
+def prune(out: Path, limit: int) -> None:
+    """Remove the oldest numbered checkpoints beyond `limit`; -1 keeps all."""
+    if limit < 0:
+        return
+    numbered = sorted((folder for folder in out.iterdir() if _NUMBERED.match(folder.name)), key=_step, reverse=True)
+    for folder in numbered[limit:]:
+        shutil.rmtree(folder)
+
+
+def tidy(out: Path) -> None:
+    """Remove what only an unfinished run needs: the rolling checkpoint, halves, and seconds in the kept ones."""
+    shutil.rmtree(out / ROLLING, ignore_errors=True)
+    for half in out.glob("half-*"):
+        shutil.rmtree(half)
+    for file in out.glob("checkpoint-*/progress.json"):
+        fields = json.loads(file.read_text(encoding="utf-8"))
+        file.write_text(json.dumps(fields | {"seconds": 0.0}), encoding="utf-8")  # outputs hold no clock
+
+
+def _step(folder: Path) -> int:
+    try:
+        return int(json.loads((folder / "progress.json").read_text(encoding="utf-8"))["step"])
+    except (OSError, ValueError, KeyError):
+        return -1

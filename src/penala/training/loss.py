@@ -1,0 +1,42 @@
+"""The loss of a model on prepared rows, forward only."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from penala.training.batches import Document, micro_batches, read_documents
+from penala.training.model import Model, arithmetic, open_model
+
+EVALUATION_TOKENS = 2048  # in a micro-batch
+
+Report = Callable[[dict[str, Any]], None]
+
+
+@dataclass(frozen=True, slots=True)
+class LossSum:
+    """Cross entropy in nats, summed over so many supervised tokens."""
+
+    nats: float
+    tokens: int
+
+
+def loss_of(folder: Path, rows: Path | Sequence[Document], report: Report, *, precision: str = "16") -> LossSum:
+    """Return the loss of the model in `folder` on a prepared split (a file of input_ids and labels, or documents)."""
+    documents = read_documents(rows) if isinstance(rows, Path) else rows
+    model, _ = open_model(folder, None, arithmetic(precision))
+    return loss_on(model, documents, report)
+
+
+def loss_on(model: Model, documents: Sequence[Document], report: Report) -> LossSum:
+    """Return the loss of an open model on documents, without dropout and without gradients."""
+    nats, tokens, done = 0.0, 0, 0
+    with torch.no_grad():
+        for batch in micro_batches(documents, max_tokens=EVALUATION_TOKENS, padded=model.padded):
+            nats += float(model.loss_sum(batch, training=False))
+            tokens += sum(document.num_supervised for document in batch)
+            done += len(batch)
+            report({"event": "progress", "done": done, "total": len(documents), "unit": "rows evaluated"})
+    return LossSum(nats, tokens)
