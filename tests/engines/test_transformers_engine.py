@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from penala.engines import transformers_engine
 from penala.engines.engine import Generation
 from penala.engines.transformers_engine import TransformersEngine, native_bf16, open_engine, sample
 from penala.errors import EngineError
@@ -83,6 +84,16 @@ def test_a_row_that_joins_late_is_not_disturbed_and_disturbs_nobody(engine, prom
     assert {n: tuple(ids) for n, ids in written.items()} == {n: reference(engine._model, p) for n, p in numbers.items()}
 
 
+def test_growing_in_small_pieces_changes_no_token(engine, prompts, monkeypatch):
+    """The cache makes room for 2 tokens at a time instead of 64, through joining and leaving."""
+    requests = [ask(prompt, max_new_tokens=number + 2) for number, prompt in enumerate(prompts)]
+    replies = engine.generate(requests)
+
+    monkeypatch.setattr(transformers_engine, "_ROOM", 1)
+
+    assert engine.generate(requests) == replies
+
+
 def test_window_layers_attend_to_their_window_only(prompts):
     """A model whose layers alternate between a window of 4 tokens and the whole past, batched, equals transformers."""
     from transformers import Gemma3ForCausalLM, Gemma3TextConfig
@@ -135,6 +146,39 @@ def test_a_model_whose_rows_cannot_be_padded_writes_them_one_after_the_other(pro
     replies = TransformersEngine(model).generate([ask(prompt, max_new_tokens=5) for prompt in prompts[:3]])
 
     assert [reply.ids for reply in replies] == [reference(model, prompt, 5) for prompt in prompts[:3]]
+
+
+def test_a_model_that_picks_frequencies_by_the_longest_row_writes_one_at_a_time(prompts):
+    """Phi-3's long variant turns positions by another factor beyond its original context; neighbours must not matter."""
+    from transformers import Phi3Config, Phi3ForCausalLM
+
+    torch.manual_seed(0)
+    config = Phi3Config(
+        vocab_size=97,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        max_position_embeddings=64,
+        original_max_position_embeddings=16,
+        rope_parameters={
+            "rope_type": "longrope",
+            "rope_theta": 10_000.0,
+            "short_factor": [1.0] * 8,
+            "long_factor": [4.0] * 8,
+            "original_max_position_embeddings": 16,
+        },
+        pad_token_id=0,
+        initializer_range=0.5,
+    )
+    model = Phi3ForCausalLM(config).eval()
+    engine = TransformersEngine(model)
+    chosen = [prompt for prompt in prompts if len(prompt) > 16 or len(prompt) < 5]
+
+    replies = engine.generate([ask(prompt, max_new_tokens=4) for prompt in chosen])
+
+    assert [reply.ids for reply in replies] == [reference(model, prompt, 4) for prompt in chosen]
 
 
 def test_a_reply_ends_with_the_first_of_its_own_end_ids(engine, prompts):

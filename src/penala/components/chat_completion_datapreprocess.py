@@ -1,7 +1,7 @@
 """Read, split, render, mask and tokenise the conversations, and lock the chat template."""
 
 import json
-from typing import Any
+from typing import Any, Literal
 
 from penala.components.entry import Report, run
 from penala.conversations.check import check, require
@@ -9,6 +9,9 @@ from penala.conversations.conversation import Conversation
 from penala.conversations.split import split
 from penala.errors import DataError
 from penala.tokens.prepare import PrepareSettings, prepare
+
+
+SplitName = Literal["train", "validation", "test"]
 
 
 def body(arguments: dict[str, Any], report: Report) -> dict[str, Any]:
@@ -25,7 +28,7 @@ def body(arguments: dict[str, Any], report: Report) -> dict[str, Any]:
     return prepare(splits, arguments["model_selector_output"], arguments["output_dir"], settings, report)
 
 
-def _read(name: str, arguments: dict[str, Any]) -> list[Conversation] | None:
+def _read(name: SplitName, arguments: dict[str, Any]) -> list[Conversation] | None:
     if (path := arguments[f"{name}_file_path"]) is None:
         return None
     columns = json.loads(arguments["column_mapping"] or "{}")

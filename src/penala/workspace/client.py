@@ -9,6 +9,7 @@ import penala
 from penala.errors import WorkspaceError
 from penala.workspace import shim
 from penala.workspace.store import Store, explain
+from penala.workspace.supervisor import ensure_if_needed
 
 if TYPE_CHECKING:
     from penala.workspace.endpoints import Endpoints
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 FOLDER_NAME = ".penala"
 VARIABLE = "PENALA_WORKSPACE"
+COUNTED = ("jobs", "models", "endpoints")
 
 
 class Workspace:
@@ -30,7 +32,8 @@ class Workspace:
     def open(cls, path: str | Path | None = None, *, create: bool = False) -> "Workspace":
         """Open the workspace at `path`, else $PENALA_WORKSPACE, else the nearest .penala upwards, else ./.penala.
 
-        Only with `create` is a missing one made. Raises WorkspaceError when there is none, or none can be made or used.
+        Only with `create` is a missing one made. What keeps its endpoints up is started where it was killed. Raises
+        WorkspaceError when there is none, or none can be made or used.
         """
         folder = locate(path)
         database = folder / "penala.db"
@@ -39,7 +42,9 @@ class Workspace:
         try:
             if create:
                 _make(folder)
-            return cls(folder, Store(database, create=create))
+            opened = cls(folder, Store(database, create=create))
+            ensure_if_needed(folder)
+            return opened
         except OSError as error:
             raise explain(error, folder) from None
 
@@ -69,6 +74,12 @@ class Workspace:
         from penala.workspace.run import run
 
         return run(self, recipe, **options)
+
+    def status(self) -> dict[str, Any]:
+        """Return where the workspace lies, what it holds, and the bytes of each of its folders."""
+        counted = {name: self.store.sql(f"select count(*) from {name}")[0][0] for name in COUNTED}
+        sizes = {path.name: _bytes(path) for path in sorted(self.folder.iterdir())}
+        return {"folder": str(self.folder), **counted, "bytes": sizes}
 
     @property
     def artifacts(self) -> Path:
@@ -101,6 +112,12 @@ def locate(path: str | Path | None = None) -> Path:
         if (folder / FOLDER_NAME).is_dir():
             return (folder / FOLDER_NAME).resolve()
     return (here / FOLDER_NAME).resolve()
+
+
+def _bytes(path: Path) -> int:
+    """Return the bytes of a file or of all files of a folder; a file with several names counts once."""
+    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
+    return sum({(status.st_dev, status.st_ino): status.st_size for status in map(os.stat, files)}.values())
 
 
 def _make(folder: Path) -> None:

@@ -133,9 +133,7 @@ def _check_memory(base: "Entry", settings: list["Setting"]) -> None:
     precision = next(str(setting.value) for setting in settings if setting.name == "precision")
     needed, available = memory_needed(base.parameters, precision), memory_available()
     if needed > available:
-        what = (
-            f"{base.name} needs about {needed / 1e9:.0f} GB of memory to train, and {available / 1e9:.0f} GB are free"
-        )
+        what = f"training needs about {needed / 1e9:.0f} GB of memory, and {available / 1e9:.0f} GB are free"
         raise RecipeError(what, where="base_model", fix="choose a smaller model, or run on a larger machine")
 
 
