@@ -1,4 +1,5 @@
 import ast
+from pathlib import Path
 
 import pytest
 
@@ -10,6 +11,7 @@ from penala.basemodel.catalogue import (
     WheelSource,
     entries,
     entry_from,
+    entry_of,
     get,
     resolve,
 )
@@ -138,6 +140,17 @@ def test_a_catalogue_name_wins_over_a_folder_of_that_name(tmp_path):
 
     assert isinstance(resolve("SmolLM2-135M-Instruct", folder=tmp_path).sources[0], WheelSource)
     assert isinstance(resolve("./SmolLM2-135M-Instruct", folder=tmp_path).sources[0], FolderSource)
+
+
+def test_a_path_is_a_path_whatever_it_is_called(llama, tmp_path, monkeypatch):
+    """A step gets the user's folder as a Path, and takes no catalogue entry for it."""
+    llama.rename(tmp_path / "SmolLM2-135M-Instruct")
+    monkeypatch.chdir(tmp_path)
+
+    entry = entry_of(Path("SmolLM2-135M-Instruct"))
+
+    assert entry.sources == (FolderSource(str(tmp_path / "SmolLM2-135M-Instruct")),)
+    assert entry_of("SmolLM2-135M-Instruct") == get("SmolLM2-135M-Instruct") == entry_of(get("SmolLM2-135M-Instruct"))
 
 
 @pytest.mark.parametrize(

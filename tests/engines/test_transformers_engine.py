@@ -149,7 +149,7 @@ def test_a_model_whose_rows_cannot_be_padded_writes_them_one_after_the_other(pro
 
 
 def test_a_model_that_picks_frequencies_by_the_longest_row_writes_one_at_a_time(prompts):
-    """Phi-3's long variant turns positions by another factor beyond its original context; neighbours must not matter."""
+    """Phi-3's long variant turns positions by another factor beyond 16 tokens; neighbours must not matter."""
     from transformers import Phi3Config, Phi3ForCausalLM
 
     torch.manual_seed(0)

@@ -175,6 +175,13 @@ def get(name: str, version: str | None = None, *, extra: Iterable[Entry] = ()) -
     raise NotFound(f"{bare} has no version {wanted!r}", fix=f"its versions: {versions}")
 
 
+def entry_of(source: Entry | Path | str) -> Entry:
+    """Return the entry that `source` is or means; a Path is a path, whatever it is called."""
+    if isinstance(source, Entry):
+        return source
+    return _of_path(source.absolute()) if isinstance(source, Path) else resolve(source)
+
+
 def resolve(text: str, *, folder: Path | None = None, extra: Iterable[Entry] = ()) -> Entry:
     """Return the entry that `text` means: a catalogue NAME[:VERSION], azureml://registries/..., a path, or a hub id.
 

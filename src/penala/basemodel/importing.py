@@ -9,7 +9,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from penala.basemodel.catalogue import Entry, MlflowSource, resolve
+from penala.basemodel.catalogue import Entry, MlflowSource, entry_of
 from penala.basemodel.folder import check_folder, count_parameters, linear_layers, link, model_files, read_json
 from penala.basemodel.mlflow_layout import model_name
 from penala.basemodel.sources import Report, obtain, origin
@@ -23,7 +23,7 @@ def import_model(source: Entry | Path | str, out: Path, cache: Path, report: Rep
 
     `source` is whatever `obtain` takes. Raises ModelError when it cannot be had or is no whole model.
     """
-    entry = source if isinstance(source, Entry) else resolve(str(source))
+    entry = entry_of(source)
     folder = obtain(entry, cache, report)
     ours = cache.absolute() in folder.absolute().parents
     out.mkdir(parents=True, exist_ok=True)

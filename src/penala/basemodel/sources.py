@@ -31,7 +31,7 @@ from penala.basemodel.catalogue import (
     MlflowSource,
     Source,
     WheelSource,
-    resolve,
+    entry_of,
 )
 from penala.basemodel.convert import FORMAT
 from penala.basemodel.folder import PATTERNS, check_folder, link, model_files
@@ -50,7 +50,7 @@ def obtain(source: Entry | Path | str, cache: Path, report: Report) -> Path:
     A folder of the user's is checked and returned as it is; anything else lies in `cache` afterwards. The sources of an
     entry are tried in order. Raises ModelError that names each way tried, why it failed, and what would make it work.
     """
-    entry = source if isinstance(source, Entry) else resolve(str(source))
+    entry = entry_of(source)
     for one in entry.sources:
         if isinstance(one, FolderSource):
             check_folder(Path(one.path))

@@ -4,6 +4,7 @@ These verbs change what the store wants, and wait until the supervisor has broug
 processes. So a verb that is killed leaves nothing half done that the same verb, called again, would not finish.
 """
 
+import contextlib
 import json
 import re
 import socket
@@ -15,12 +16,14 @@ from typing import TYPE_CHECKING, Any
 
 from penala.errors import EndpointError, NotFound, UsageError, near
 from penala.workspace import services
-from penala.workspace.rollout import LOOK_S, Report, await_ready, look_again, roll_out
+from penala.workspace.rollout import Report, await_ready, look_again, roll_out
 from penala.workspace.services import DELETING
 from penala.workspace.store import DeploymentRow, EndpointRow, ModelRow
 from penala.workspace.supervisor import ensure
 
 if TYPE_CHECKING:
+    import httpx
+
     from penala.workspace.client import Workspace
 
 Rows = list[dict[str, Any]]
@@ -171,52 +174,73 @@ class Endpoints:
     def invoke(self, name: str, document: Any, *, deployment: str | None = None) -> Any:
         """Send a request to `/score` and return its JSON.
 
-        `document` is a `/score` body, {"messages": [...]} or a bare list of messages. An endpoint whose process was
-        killed is waited for. Raises EndpointError with what the endpoint answers.
+        `document` is a `/score` body, {"messages": [...]} or a bare list of messages. Raises EndpointError with what
+        the endpoint answers.
+        """
+        from penala.endpoint.scoring import as_score_body
+
+        with self._client(name) as client:
+            return self._ask(client, name, "/score", as_score_body(document), deployment=deployment).json()
+
+    def chat(self, name: str, messages: Sequence[Mapping[str, Any]], **settings: Any) -> Iterator[str]:
+        """Send a conversation and yield the reply's text as it comes; `settings` are OpenAI's (temperature, ...).
+
+        Raises EndpointError with what the endpoint answers, and when it breaks off.
         """
         import httpx
 
-        from penala.endpoint.scoring import as_score_body
-
-        body = as_score_body(document)
-        row = self._endpoint(name)
-        ensure(self._folder)
-        deadline = time.monotonic() + _ANSWER_TIMEOUT_S
-        with httpx.Client(base_url=_base(row.port), timeout=None, trust_env=False) as client:
-            while True:
-                try:
-                    answer = client.post("/score", json=body, headers=self._headers(name, deployment))
-                except httpx.TransportError as error:
-                    failure = EndpointError(f"does not answer: {error}", where=f"endpoint '{name}'")
-                else:
-                    if answer.is_success:
-                        return answer.json()
-                    failure = _refused(name, answer.status_code, answer.content)
-                    if answer.status_code != 503:  # 503: it is being started again
-                        raise failure
-                if time.monotonic() > deadline:
-                    raise failure
-                time.sleep(LOOK_S)
-
-    def chat(self, name: str, messages: Sequence[Mapping[str, Any]], **settings: Any) -> Iterator[str]:
-        """Send a conversation and yield the reply's text as it comes; `settings` are OpenAI's (temperature, ...)."""
-        import httpx
-
-        row = self._endpoint(name)
-        ensure(self._folder)
         body = {"messages": list(messages), "stream": True, **settings}
         with (
-            httpx.Client(base_url=_base(row.port), timeout=None, trust_env=False) as client,
-            client.stream("POST", "/v1/chat/completions", json=body, headers=self._headers(name, None)) as answer,
+            self._client(name) as client,
+            contextlib.closing(self._ask(client, name, "/v1/chat/completions", body, stream=True)) as answer,
         ):
-            if not answer.is_success:
-                raise _refused(name, answer.status_code, answer.read())
-            for line in answer.iter_lines():
-                if line.startswith("data: {"):
-                    event = json.loads(line.removeprefix("data: "))
-                    if "error" in event:
-                        raise EndpointError(event["error"]["message"], where=f"endpoint '{name}'")
-                    yield from (choice["delta"].get("content", "") for choice in event["choices"])
+            try:
+                for line in answer.iter_lines():
+                    if line.startswith("data: {"):
+                        event = json.loads(line.removeprefix("data: "))
+                        if "error" in event:
+                            raise EndpointError(event["error"]["message"], where=f"endpoint '{name}'")
+                        yield from (choice["delta"].get("content", "") for choice in event["choices"])
+            except httpx.TransportError as error:
+                raise EndpointError(f"broke off: {error}", where=f"endpoint '{name}'", fix="ask again") from error
+
+    def _client(self, name: str) -> "httpx.Client":
+        import httpx
+
+        ensure(self._folder)
+        # the endpoint keeps the time of a request, and no proxy of the environment lies between
+        return httpx.Client(base_url=_base(self._endpoint(name).port), timeout=None, trust_env=False)
+
+    def _ask(
+        self,
+        client: "httpx.Client",
+        name: str,
+        path: str,
+        body: Any,
+        *,
+        deployment: str | None = None,
+        stream: bool = False,
+    ) -> "httpx.Response":
+        """Send a request and return its answer, to be closed where it streams; a process just killed is waited for."""
+        import httpx
+
+        picked = {} if deployment is None else {"azureml-model-deployment": deployment}
+        headers = {"Authorization": f"Bearer {self.keys(name)['primary_key']}", "Content-Type": "application/json"}
+        content = json.dumps(body).encode()  # what is no JSON in it is for the endpoint to refuse
+        deadline = time.monotonic() + _ANSWER_TIMEOUT_S
+        while True:
+            asked = client.build_request("POST", path, content=content, headers=headers | picked)
+            try:
+                answer = client.send(asked, stream=stream)
+            except httpx.TransportError as error:
+                failure = EndpointError(f"does not answer: {error}", where=f"endpoint '{name}'")
+            else:
+                if answer.is_success:
+                    return answer
+                failure = _refused(name, answer.status_code, answer.read())
+                if answer.status_code != 503:  # 503: its deployment is being started again
+                    raise failure
+            look_again(self._folder, deadline, failure.what, services.endpoint_folder(self._folder, name))
 
     # -- the steps of a deployment --
 
@@ -287,10 +311,6 @@ class Endpoints:
 
     def _keys_file(self, name: str) -> Path:
         return services.endpoint_folder(self._folder, name) / "keys.json"
-
-    def _headers(self, name: str, deployment: str | None) -> dict[str, str]:
-        picked = {} if deployment is None else {"azureml-model-deployment": deployment}
-        return {"Authorization": f"Bearer {self.keys(name)['primary_key']}", **picked}
 
     def _until_deployment_is_gone(self, name: str, deployment: str) -> None:
         def row() -> DeploymentRow | None:

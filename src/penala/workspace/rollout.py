@@ -12,7 +12,7 @@ from penala.workspace.supervisor import ensure
 
 Report = Callable[[dict[str, Any]], None]
 
-LOOK_S = 0.1
+_LOOK_S = 0.1
 _START_TIMEOUT_S = 600.0
 _LAST_WORDS = 5  # lines of a log that an error shows
 
@@ -69,7 +69,7 @@ def look_again(workspace: Path, deadline: float, what: str, log: Path) -> None:
     if time.monotonic() > deadline:
         raise EndpointError(what, where=str(log), fix="see the log; the same command again goes on waiting")
     ensure(workspace)
-    time.sleep(LOOK_S)
+    time.sleep(_LOOK_S)
 
 
 def _begin(workspace: Path, store: Store, endpoint: str, deployment: str, wanted: Mapping[str, Any]) -> int:
