@@ -88,11 +88,15 @@ def test_a_deployed_version_has_all_the_traffic_and_answers(endpoints, address):
 
 
 def test_what_is_wrong_comes_back_in_the_endpoint_s_words(endpoints):
-    """A body without a user's last message, and a deployment that is not there."""
+    """No last message of a user, a deployment that is not there, what is no JSON, and a wrong setting of chat."""
     with pytest.raises(EndpointError, match=r"answered 400: .*nothing to reply to"):
         endpoints.invoke("kopitiam", [*QUESTION, {"role": "assistant", "content": "x"}])
     with pytest.raises(EndpointError, match=r"answered 404: .*no deployment 'dmo'; did you mean 'demo'"):
         endpoints.invoke("kopitiam", QUESTION, deployment="dmo")
+    with pytest.raises(EndpointError, match="answered 400: the body is not JSON"):
+        endpoints.invoke("kopitiam", {"input_data": {"input_string": QUESTION, "parameters": {"top_p": float("nan")}}})
+    with pytest.raises(EndpointError, match="answered 400: temperature must be a number"):
+        list(endpoints.chat("kopitiam", QUESTION, temperature=9))
 
 
 def test_sixteen_clients_at_once_are_all_answered(address, bearer):
@@ -152,6 +156,17 @@ def test_a_killed_deployment_answers_again(workspace, endpoints, victim):
     started = time.monotonic()
     assert endpoints.invoke("kopitiam", BODY) == reply
     assert time.monotonic() - started < 60
+
+
+def test_a_chat_that_breaks_off_says_so(workspace, endpoints):
+    """kill -9 in the middle of a reply ends the pieces with an error, not as if it were whole."""
+    pieces = endpoints.chat("kopitiam", QUESTION, max_tokens=200)
+    next(pieces)
+    os.kill(instance_pids(workspace)["command"], signal.SIGKILL)
+
+    with pytest.raises(EndpointError, match="broke off"):
+        list(pieces)
+    assert endpoints.invoke("kopitiam", BODY)["output"]
 
 
 def test_the_same_again_starts_nothing(workspace, endpoints):

@@ -4,8 +4,7 @@ import json
 from typing import Any, Literal
 
 from penala.components.entry import Report, run
-from penala.conversations.check import check, require
-from penala.conversations.conversation import Conversation
+from penala.conversations.check import Check, check, require
 from penala.conversations.split import split
 from penala.errors import DataError
 from penala.tokens.prepare import PrepareSettings, prepare
@@ -28,13 +27,13 @@ def body(arguments: dict[str, Any], report: Report) -> dict[str, Any]:
     return prepare(splits, arguments["model_selector_output"], arguments["output_dir"], settings, report)
 
 
-def _read(name: SplitName, arguments: dict[str, Any]) -> list[Conversation] | None:
+def _read(name: SplitName, arguments: dict[str, Any]) -> Check | None:
     if (path := arguments[f"{name}_file_path"]) is None:
         return None
     columns = json.loads(arguments["column_mapping"] or "{}")
     checked = check([path], schema=arguments["conversation_schema"], columns=columns)
     require(checked, split=name, on_bad_row=arguments["on_bad_row"])
-    return checked.conversations
+    return checked
 
 
 if __name__ == "__main__":

@@ -33,6 +33,7 @@ Report = Callable[[dict[str, Any]], None]
 
 SECONDS_BETWEEN_REPORTS = 0.5
 SECONDS_BETWEEN_ROLLING = 30.0  # when a rolling checkpoint is written changes no number of the run
+SMALLEST_MICRO_BATCH = 256  # tokens
 TERMINATED = 128 + signal.SIGTERM
 
 
@@ -76,7 +77,7 @@ def _announce(documents: Sequence[Document], model: Path, settings: FinetuneSett
     supervised = sum(document.num_supervised for document in documents)
     if supervised == 0:
         raise TrainingError("no token is supervised", where="train.jsonl", fix="prepare conversations with assistants")
-    micro_tokens = max(256, int(ACTIVATION_BYTES / sizes.activation_bytes(number)))
+    micro_tokens = max(SMALLEST_MICRO_BATCH, int(ACTIVATION_BYTES / sizes.activation_bytes(number)))
     longest = max(document.num_rows for document in documents)
     recomputed = longest * sizes.hidden * sizes.layers * number  # one input a layer is kept
     adapter = 2 * settings.lora_r * (6 * sizes.hidden + 3 * sizes.feed_forward) * sizes.layers
