@@ -19,7 +19,8 @@ REFERENCE = Path(__file__).parent / "reference"
 
 def commands(command: click.Command, name: str, parent: click.Context | None = None) -> Iterator[tuple[str, str]]:
     """Yield (name, help text) of a command and of everything below it."""
-    context = click.Context(command, info_name=name.split()[-1], parent=parent, terminal_width=100, max_content_width=100)
+    word = name.split()[-1]
+    context = click.Context(command, info_name=word, parent=parent, terminal_width=100, max_content_width=100)
     yield name, command.get_help(context)
     if isinstance(command, click.Group):
         for verb in command.list_commands(context):
@@ -43,8 +44,8 @@ def finetuning_page() -> str:
         "# Fine-tuning inputs",
         "",
         "Made by `make docs` from the component's YAML. `default` is what runs when neither the recipe nor the model's",
-        "publisher says anything; penala's own defaults are in bold, the rest are Azure ML's. An input marked *fixed* is",
-        "refused by name when a recipe sets it to anything else.",
+        "publisher says anything; penala's own defaults are in bold, the rest are Azure ML's. An input marked *fixed*",
+        "is refused by name when a recipe sets it to anything else.",
         "",
         "| input | type | default | | what it does |",
         "| --- | --- | --- | --- | --- |",

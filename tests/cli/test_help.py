@@ -42,7 +42,7 @@ print(",".join(sorted({HEAVY!r} & set(sys.modules))), file=sys.stderr)
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
 
     assert done.stderr.strip() == ""
-    assert "penala" in done.stdout
+    assert done.stdout.startswith(("Usage:", "penala, version"))
 
 
 @pytest.mark.parametrize(("name", "command"), ALL, ids=[name for name, _ in ALL])

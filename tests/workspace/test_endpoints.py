@@ -186,6 +186,7 @@ def test_the_supervisor_is_small_and_nearly_idle(workspace, tmp_path):
     assert process.cpu_percent(interval=1.0) < 2.0
 
 
+@pytest.mark.slow
 def test_a_removed_workspace_ends_its_processes(workspace, tmp_path):
     """rm -rf of the folder: supervisor and gateway notice and go."""
     import shutil

@@ -9,7 +9,6 @@ from penala.conversations.split import split
 from penala.errors import DataError
 from penala.tokens.prepare import PrepareSettings, prepare
 
-
 SplitName = Literal["train", "validation", "test"]
 
 
