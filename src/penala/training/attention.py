@@ -75,7 +75,7 @@ class Angles(NamedTuple):
 
 def attend(qkv: Tensor, angles: Angles, packing: Packing, heads: Heads) -> Tensor:
     """Rotate queries and keys, attend -> (T, N * H). `qkv` is (T, (N + 2 M) * H): queries, keys, values."""
-    mixed: Tensor = _Attention.apply(qkv, angles, packing, heads)  # type: ignore[no-untyped-call]
+    mixed: Tensor = _Attention.apply(qkv, angles, packing, heads)
     return mixed
 
 
@@ -171,7 +171,7 @@ def _weights(queries: Tensor, keys: Tensor, heads: Heads) -> Tensor:
 
 @cache
 def _unseen(per_key: int, dtype: torch.dtype) -> Tensor:
-    """Return (BLOCK * G, BLOCK): minus infinity where the key comes after the query; its corner serves a shorter block."""
+    """Return (BLOCK * G, BLOCK): minus infinity where the key comes after the query; a corner serves a short block."""
     table = torch.full((BLOCK, BLOCK), float("-inf"), dtype=dtype).triu(1)
     return table.repeat_interleave(per_key, dim=0)
 
@@ -213,13 +213,15 @@ def _group_angles(angles: Angles, group: Group) -> list[Tensor]:
 def _query_view(rows: Tensor, group: Group, heads: Heads) -> Tensor:
     """View the queries of padded rows (P, N or more, H) as (B, M, L, G, H): heads that share a key lie together."""
     queries = rows[group.rows, : heads.num_queries]
-    return queries.unflatten(1, (heads.num_keys, -1)).unflatten(0, (-1, group.length)).transpose(1, 2)
+    view: Tensor = queries.unflatten(1, (heads.num_keys, -1)).unflatten(0, (-1, group.length)).transpose(1, 2)
+    return view
 
 
 def _key_value_view(rows: Tensor, group: Group, heads: Heads) -> Tensor:
     """View keys and values of padded rows (P, N + 2 M, H) as (2, B, M, L, H)."""
     keys_values = rows[group.rows, heads.num_queries :].unflatten(1, (2, -1)).unflatten(0, (-1, group.length))
-    return keys_values.permute(2, 0, 3, 1, 4)
+    view: Tensor = keys_values.permute(2, 0, 3, 1, 4)
+    return view
 
 
 def _split(queries: Tensor, group: Group, heads: Heads) -> Tensor:

@@ -72,7 +72,8 @@ def _pack(spans: Sequence[tuple[int, int]], prefix: int, num_rows: int) -> Packi
     for number, (start, end) in enumerate(spans):
         length = end - start
         members.setdefault(number if length > SHORT else -max(63, length - 1).bit_length(), []).append((start, end))
-    groups, padded = [], []
+    groups: list[Group] = []
+    padded: list[int] = []
     if prefix:
         groups.append(Group(0, 1, prefix, 0))
         padded += range(prefix)

@@ -1,8 +1,9 @@
 """The fast path: LoRA training of Llama-shaped decoders on flat rows, with the loss of transformers + PEFT.
 
 What makes it fast: no padding, a shared prefix computed once, base and LoRA in one product, q/k/v and gate/up fused,
-attention that never leaves a document, logits and their gradient only where a token is supervised, no gradient for frozen
-weights and none below the first adapted layer. Shapes: T rows, D hidden width, F feed-forward width, V vocabulary.
+attention that never leaves a document, logits and their gradient only where a token is supervised, no gradient for
+frozen weights and none below the first adapted layer.
+Shapes: T rows, D hidden width, F feed-forward width, V vocabulary.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -217,7 +218,7 @@ def supervised_nats(hidden: Tensor, head: Tensor, targets: Tensor) -> Tensor:
 
     The logits exist only in chunks, and the gradient of `hidden` is made with them; `head` gets none.
     """
-    nats: Tensor = _SupervisedNats.apply(hidden, head, targets)  # type: ignore[no-untyped-call]
+    nats: Tensor = _SupervisedNats.apply(hidden, head, targets)
     return nats
 
 
@@ -250,7 +251,7 @@ class _SupervisedNats(torch.autograd.Function):
 
 
 def _rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    normed: Tensor = _RmsNorm.apply(x, weight, eps)  # type: ignore[no-untyped-call]
+    normed: Tensor = _RmsNorm.apply(x, weight, eps)
     return normed
 
 
@@ -274,7 +275,7 @@ class _RmsNorm(torch.autograd.Function):
 
 
 def _swiglu(gate_up: Tensor) -> Tensor:
-    mixed: Tensor = _SwiGlu.apply(gate_up)  # type: ignore[no-untyped-call]
+    mixed: Tensor = _SwiGlu.apply(gate_up)
     return mixed
 
 
@@ -291,8 +292,8 @@ class _SwiGlu(torch.autograd.Function):
     def backward(ctx: Any, d_y: Tensor) -> Tensor:
         (gate_up,) = ctx.saved_tensors
         gate, up = gate_up.chunk(2, dim=-1)
-        # rows that are a multiple of 4096 bytes apart share cache sets: products that walk down a column get 2-3x slower
-        d_gate_up = gate_up.new_empty(gate_up.shape[0], gate_up.shape[1] + 16)[:, :-16]
+        # rows a multiple of 4096 bytes apart share cache sets: products that walk down a column get 2-3x slower
+        d_gate_up: Tensor = gate_up.new_empty(gate_up.shape[0], gate_up.shape[1] + 16)[:, :-16]
         d_gate, d_up = d_gate_up.chunk(2, dim=-1)
         sigmoid = torch.sigmoid(gate)
         silu = gate * sigmoid

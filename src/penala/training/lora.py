@@ -1,8 +1,8 @@
 """Low-rank adapters (LoRA, arXiv 2106.09685): frozen linear layers with trainable branches, in one product.
 
 y = W x + (alpha / r) B A dropout(x), with A (r, in) and B (out, r). Base and branch are ONE matrix product,
-[W | scale * B] [x ; A x]. Added to a finished W x in bfloat16, a branch below half an ulp of it would be rounded away, which
-costs most of the first updates; inside the product it is summed in float32. It is also no slower.
+[W | scale * B] [x ; A x]. Added to a finished W x in bfloat16, a branch below half an ulp of it would be rounded away,
+which costs most of the first updates; inside the product it is summed in float32. It is also no slower.
 """
 
 import math
@@ -90,7 +90,7 @@ class FusedLinear:
             return x @ self.weight.mT
         dropout = self.dropout if training else 0.0
         factors = [factor for branch in self.branches for factor in (branch.a, branch.b)]
-        out: Tensor = _FusedLora.apply(x, self, dropout, *factors)  # type: ignore[no-untyped-call]
+        out: Tensor = _FusedLora.apply(x, self, dropout, *factors)
         return out
 
 

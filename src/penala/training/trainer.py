@@ -205,7 +205,7 @@ class Run:
         for micro_batch in micro_batches(batch, max_tokens=self.micro_tokens, padded=self.model.padded):
             rows = sum(document.num_rows for document in micro_batch)
             loss = self.model.loss_sum(micro_batch, recompute=rows > self.micro_tokens)
-            (loss / targets).backward()  # type: ignore[no-untyped-call]
+            (loss / targets).backward()
             nats += float(loss.detach())
         if not math.isfinite(nats):
             what = f"the loss of step {self.progress.step + 1} is {nats}"

@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from penala.errors import RecipeError
 from penala.inputs import PIPELINE
@@ -19,13 +19,7 @@ if TYPE_CHECKING:
     from penala.recipe import Recipe, Setting
     from penala.workspace.client import Workspace
 
-# where the import step finds each kind of source
-_SOURCE_INPUTS = {
-    "hub": "huggingface_id",
-    "folder": "pytorch_model_path",
-    "gguf": "pytorch_model_path",
-    "mlflow": "mlflow_model_path",
-}
+SplitName = Literal["train", "validation", "test"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,13 +142,14 @@ def _base_model(recipe: "Recipe") -> "Entry":
 
 
 def _source_inputs(entry: "Entry") -> dict[str, str]:
-    from penala.basemodel.catalogue import HubSource
+    from penala.basemodel.catalogue import HubSource, MlflowSource, WheelSource
 
-    if entry.created:
-        return {"catalogue_model": entry.reference}
     source = entry.sources[0]
-    kind = str(type(source).__struct_config__.tag)
-    return {_SOURCE_INPUTS[kind]: source.repo if isinstance(source, HubSource) else source.path}  # type: ignore[union-attr]
+    if entry.created or isinstance(source, WheelSource):
+        return {"catalogue_model": entry.reference}
+    if isinstance(source, HubSource):
+        return {"huggingface_id": source.repo}
+    return {"mlflow_model_path" if isinstance(source, MlflowSource) else "pytorch_model_path": source.path}
 
 
 def _files(recipe: "Recipe") -> dict[str, Path]:
@@ -178,11 +173,12 @@ def _sample(recipe: "Recipe") -> Any:
         raise RecipeError(f"is no conversation: {error}", where=str(path), fix="write a list of messages") from None
 
 
-def _splits(recipe: "Recipe") -> dict[str, str]:
+def _splits(recipe: "Recipe") -> dict[SplitName, str]:
     """Return the splits that are paths, each as it is written in the recipe."""
     from penala.recipe import share_of
 
-    given = {split: getattr(recipe.conversations, split) for split in ("train", "validation", "test")}
+    splits: tuple[SplitName, ...] = ("train", "validation", "test")
+    given = {split: getattr(recipe.conversations, split) for split in splits}
     return {split: value for split, value in given.items() if value and value != "none" and share_of(value) is None}
 
 
@@ -193,7 +189,7 @@ def _check_data(recipe: "Recipe") -> dict[str, dict[str, Any]]:
     for split, path in _splits(recipe).items():
         settings = recipe.conversations
         checked = check([recipe.path(path)], schema=settings.schema_, columns=settings.columns, keep=False)
-        require(checked, split=split, on_bad_row=settings.on_bad_row)  # type: ignore[arg-type]
+        require(checked, split=split, on_bad_row=settings.on_bad_row)
         found[split] = checked.as_dict()
     return found
 
