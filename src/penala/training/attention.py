@@ -75,7 +75,7 @@ class Angles(NamedTuple):
 
 def attend(qkv: Tensor, angles: Angles, packing: Packing, heads: Heads) -> Tensor:
     """Rotate queries and keys, attend -> (T, N * H). `qkv` is (T, (N + 2 M) * H): queries, keys, values."""
-    mixed: Tensor = _Attention.apply(qkv, angles, packing, heads)
+    mixed: Tensor = _Attention.apply(qkv, angles, packing, heads)  # type: ignore[no-untyped-call]  # torch types no apply
     return mixed
 
 

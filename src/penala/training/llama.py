@@ -218,7 +218,7 @@ def supervised_nats(hidden: Tensor, head: Tensor, targets: Tensor) -> Tensor:
 
     The logits exist only in chunks, and the gradient of `hidden` is made with them; `head` gets none.
     """
-    nats: Tensor = _SupervisedNats.apply(hidden, head, targets)
+    nats: Tensor = _SupervisedNats.apply(hidden, head, targets)  # type: ignore[no-untyped-call]  # torch types no apply
     return nats
 
 
@@ -251,7 +251,7 @@ class _SupervisedNats(torch.autograd.Function):
 
 
 def _rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    normed: Tensor = _RmsNorm.apply(x, weight, eps)
+    normed: Tensor = _RmsNorm.apply(x, weight, eps)  # type: ignore[no-untyped-call]  # torch types no apply
     return normed
 
 
@@ -275,7 +275,7 @@ class _RmsNorm(torch.autograd.Function):
 
 
 def _swiglu(gate_up: Tensor) -> Tensor:
-    mixed: Tensor = _SwiGlu.apply(gate_up)
+    mixed: Tensor = _SwiGlu.apply(gate_up)  # type: ignore[no-untyped-call]  # torch types no apply
     return mixed
 
 

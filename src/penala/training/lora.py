@@ -90,7 +90,7 @@ class FusedLinear:
             return x @ self.weight.mT
         dropout = self.dropout if training else 0.0
         factors = [factor for branch in self.branches for factor in (branch.a, branch.b)]
-        out: Tensor = _FusedLora.apply(x, self, dropout, *factors)
+        out: Tensor = _FusedLora.apply(x, self, dropout, *factors)  # type: ignore[no-untyped-call]  # torch types no apply
         return out
 
 

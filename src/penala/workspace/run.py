@@ -185,7 +185,7 @@ def _splits(recipe: "Recipe") -> dict[SplitName, str]:
 def _check_data(recipe: "Recipe") -> dict[str, dict[str, Any]]:
     from penala.conversations.check import check, require
 
-    found = {}
+    found: dict[str, dict[str, Any]] = {}
     for split, path in _splits(recipe).items():
         settings = recipe.conversations
         checked = check([recipe.path(path)], schema=settings.schema_, columns=settings.columns, keep=False)
