@@ -154,8 +154,8 @@ def test_accumulation_and_devices_are_a_larger_batch(prepared, chat_model, tmp_p
 def test_small_micro_batches_change_nothing_but_rounding(prepared, chat_model, tmp_path, monkeypatch):
     """Cutting a step into micro-batches, with layers run again, ends at the same loss; 1e-4 is float32 rounding."""
     whole = train(prepared, chat_model, tmp_path / "whole", SETTINGS, quiet)
-    monkeypatch.setattr("penala.training.trainer.SMALLEST_MICRO_BATCH", 8)
-    monkeypatch.setattr("penala.training.trainer.ACTIVATION_BYTES", 1.0)
+    monkeypatch.setattr("penala.training.estimate.SMALLEST_MICRO_BATCH", 8)
+    monkeypatch.setattr("penala.training.estimate.ACTIVATION_BYTES", 1.0)
     cut = train(prepared, chat_model, tmp_path / "cut", SETTINGS, quiet)
 
     assert cut["loss"] == pytest.approx(whole["loss"], rel=1e-4)
@@ -189,7 +189,7 @@ def test_progress_ends_at_the_last_step_with_speed_and_time_left(prepared, chat_
     assert (progress[-1]["done"], progress[-1]["total"], progress[-1]["eta_s"]) == (15, 15, 0)
     assert progress[-1]["tokens_per_s"] > 0
     evaluated = [event["step"] for event in events if event["event"] == "metric" and event["name"] == "eval_loss"]
-    assert evaluated == [5, 10, 15]
+    assert evaluated == [0, 5, 10, 15]
     assert any("about" in event["text"] and "GB" in event["text"] for event in events if event["event"] == "note")
 
 
@@ -233,9 +233,9 @@ def test_a_loss_that_is_no_number_names_the_step(prepared, chat_model, tmp_path)
 
 def test_what_cannot_fit_in_memory_is_refused_with_both_numbers(prepared, chat_model, tmp_path, monkeypatch):
     """The refusal comes before the weights are loaded."""
-    monkeypatch.setattr("penala.training.trainer.memory_available", lambda: 1e9)
+    monkeypatch.setattr("penala.training.trainer.memory_available", lambda: 5e8)
 
-    with pytest.raises(TrainingError, match=r"needs about \d\.\d GB of memory, and 1\.0 GB are free; choose a smaller"):
+    with pytest.raises(TrainingError, match=r"needs about \d\.\d GB of memory, and 0\.5 GB are free; choose a smaller"):
         train(prepared, chat_model, tmp_path / "out", SETTINGS, quiet)
 
 
@@ -270,3 +270,86 @@ def test_a_model_that_the_fast_path_does_not_know_trains_all_the_same(prepared, 
         assert any("transformers and PEFT train it" in note for note in notes)
         before = loss_of(tmp_path / name, prepared / "train.jsonl", quiet)
         assert loss_of(out, prepared / "train.jsonl", quiet).nats < 0.95 * before.nats
+
+
+def test_a_checkpoint_of_another_run_is_not_gone_on_from(prepared, chat_model, tmp_path):
+    """Other settings in the same folder are refused, instead of mixing two runs or forgetting what was asked."""
+    out = tmp_path / "out"
+    train(prepared, chat_model, out, FinetuneSettings.from_inputs({**_inputs(SETTINGS), "max_steps": 2}), quiet)
+
+    with pytest.raises(TrainingError, match="of a run with other settings, other data or another base model; empty"):
+        train(prepared, chat_model, out, SETTINGS, quiet)
+
+
+def test_the_cut_of_evaluation_changes_no_loss(prepared, chat_model, tmp_path):
+    """per_device_eval_batch_size bounds what is laid out at once, no more."""
+    losses = []
+    for size in (1, 16):
+        settings = FinetuneSettings.from_inputs({**_inputs(SETTINGS), "per_device_eval_batch_size": size})
+        losses.append(train(prepared, chat_model, tmp_path / f"out-{size}", settings, quiet)["eval_loss"])
+
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "steps"),
+    [
+        ({"evaluation_strategy": "disable"}, []),
+        ({"evaluation_strategy": "steps", "eval_steps": 4}, [0, 4, 8, 12, 15]),
+    ],
+)
+def test_evaluation_comes_when_it_is_due(prepared, chat_model, tmp_path, changes, steps):
+    """Before the first step, at each interval, and at the end; or never."""
+    events: list[dict] = []
+    settings = FinetuneSettings.from_inputs({**_inputs(SETTINGS), **changes})
+    train(prepared, chat_model, tmp_path / "out", settings, events.append)
+
+    assert [event["step"] for event in events if event.get("name") == "eval_loss"] == steps
+
+
+def test_metrics_come_by_logging_steps_and_average_what_lies_between(prepared, chat_model, tmp_path):
+    """Loss, learning rate and gradient norm at 6, 12 and the last step; the rate is the one that was used."""
+    events: list[dict] = []
+    settings = FinetuneSettings.from_inputs({**_inputs(SETTINGS), "logging_steps": 6})
+    train(prepared, chat_model, tmp_path / "out", settings, events.append)
+
+    logged = {event["step"]: event["value"] for event in events if event.get("name") == "learning_rate"}
+    assert logged == pytest.approx({6: 0.02 * 10 / 15, 12: 0.02 * 4 / 15, 15: 0.02 * 1 / 15})
+    names = [event["name"] for event in events if event["event"] == "metric" and event["name"] != "eval_loss"]
+    assert names == ["loss", "learning_rate", "grad_norm"] * 3
+
+
+def test_a_gradient_that_is_no_number_spoils_no_checkpoint(prepared, chat_model, tmp_path, monkeypatch):
+    """The step is refused before the optimizer takes it."""
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", lambda *_: torch.tensor(float("inf")))
+
+    with pytest.raises(TrainingError, match="the gradient norm of step 1 is inf"):
+        train(prepared, chat_model, tmp_path / "out", SETTINGS, quiet)
+
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_disk_that_is_full_at_the_end_keeps_the_checkpoint(prepared, chat_model, tmp_path, monkeypatch):
+    """The second try only writes the model."""
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("penala.training.output.save_file", full)
+        with pytest.raises(TrainingError, match="the tuned model cannot be written: No space left on device"):
+            train(prepared, chat_model, tmp_path / "out", SETTINGS, quiet)
+    notes: list[str] = []
+    figures = train(prepared, chat_model, tmp_path / "out", SETTINGS, lambda event: notes.append(str(event)))
+
+    assert any("going on after step 15 of 15" in note for note in notes)
+    assert figures["eval_loss"] is not None
+    assert (tmp_path / "out" / "model.safetensors").is_file()
+
+
+def test_an_output_that_is_no_folder_is_refused(prepared, chat_model, tmp_path):
+    """Before anything is loaded."""
+    (tmp_path / "out").write_text("")
+
+    with pytest.raises(TrainingError, match="out: cannot be made: File exists"):
+        train(prepared, chat_model, tmp_path / "out", SETTINGS, quiet)

@@ -16,23 +16,28 @@ from penala.errors import TrainingError
 
 MARKER = "checkpoint_done.txt"  # Azure's name; written last, so a checkpoint without it is none
 ROLLING = "checkpoint-rolling"
+HALF = "half-"  # before the name of a checkpoint that is being written
 _NUMBERED = re.compile(r"^checkpoint-(\d+)$")
 
 
 @dataclass(slots=True)
 class Progress:
-    """How far a run is. `nats` and `targets` are the loss sums of the running epoch."""
+    """How far a run is. `nats` and `targets` are sums over the running epoch, `logged_*` since the last logged loss."""
 
+    run: str = ""  # digest of what decides the run's numbers: settings, data, base model
     step: int = 0
     seconds: float = 0.0  # of the training loop, over all attempts
     tokens: int = 0
     nats: float = 0.0
     targets: int = 0
+    logged_nats: float = 0.0
+    logged_targets: int = 0
+    eval_loss: float | None = None
 
 
 def save(folder: Path, adapter: Mapping[str, Tensor], optimizer: torch.optim.Optimizer, progress: Progress) -> None:
     """Write a checkpoint beside its place and rename it there; a TrainingError leaves nothing of it."""
-    half = folder.with_name(f"half-{folder.name}")
+    half = folder.with_name(f"{HALF}{folder.name}")
     try:
         shutil.rmtree(half, ignore_errors=True)
         half.mkdir(parents=True)
@@ -65,28 +70,50 @@ def _sync(file: Path) -> None:
 
 
 def newest(out: Path) -> Path | None:
-    """Return the whole checkpoint in `out` that is furthest; halves are passed over."""
-    found = [(_step(folder), folder) for folder in out.glob("checkpoint-*") if (folder / MARKER).is_file()]
+    """Return the whole checkpoint in `out` that is furthest, once what a kill left has been settled.
+
+    A kill between the marker and the renaming leaves a whole checkpoint under the name of a half: it gets its own
+    name. True halves are removed.
+    """
+    for half in out.glob(f"{HALF}*"):
+        if (half / MARKER).is_file():
+            folder = out / half.name.removeprefix(HALF)
+            shutil.rmtree(folder, ignore_errors=True)
+            half.rename(folder)
+        else:
+            shutil.rmtree(half)
+    found = [(progress_of(folder).step, folder) for folder in out.glob("checkpoint-*") if (folder / MARKER).is_file()]
     return max(found, default=(0, None))[1]
 
 
-def load(folder: Path, adapter: Mapping[str, Tensor], optimizer: torch.optim.Optimizer) -> Progress:
-    """Put adapter, optimizer and random state back as they were, and return how far the run was."""
+def progress_of(folder: Path) -> Progress:
+    """Return how far the run was at this checkpoint; one in a form that is not ours belongs to no run."""
+    try:
+        fields: dict[str, Any] = json.loads((folder / "progress.json").read_text(encoding="utf-8"))
+        return Progress(**fields)
+    except (OSError, ValueError, TypeError):
+        return Progress()
+
+
+def load(folder: Path, adapter: Mapping[str, Tensor], optimizer: torch.optim.Optimizer) -> None:
+    """Put adapter, optimizer and random state back as they were."""
     state = torch.load(folder / "state.pt", weights_only=True)
     with torch.no_grad():
         for name, parameter in adapter.items():
             parameter.copy_(state["adapter"][name])
     optimizer.load_state_dict(state["optimizer"])
     torch.set_rng_state(state["random"])
-    fields: dict[str, Any] = json.loads((folder / "progress.json").read_text(encoding="utf-8"))
-    return Progress(**fields)
 
 
 def prune(out: Path, limit: int) -> None:
-    """Remove the oldest numbered checkpoints beyond `limit`; -1 keeps all."""
-    if limit < 0:
+    """Remove the oldest numbered checkpoints beyond `limit`; below 1 keeps all."""
+    if limit < 1:
         return
-    numbered = sorted((folder for folder in out.iterdir() if _NUMBERED.match(folder.name)), key=_step, reverse=True)
+    numbered = sorted(
+        (folder for folder in out.iterdir() if _NUMBERED.match(folder.name)),
+        key=lambda folder: progress_of(folder).step,
+        reverse=True,
+    )
     for folder in numbered[limit:]:
         shutil.rmtree(folder)
 
@@ -94,15 +121,8 @@ def prune(out: Path, limit: int) -> None:
 def tidy(out: Path) -> None:
     """Remove what only an unfinished run needs: the rolling checkpoint, halves, and seconds in the kept ones."""
     shutil.rmtree(out / ROLLING, ignore_errors=True)
-    for half in out.glob("half-*"):
+    for half in out.glob(f"{HALF}*"):
         shutil.rmtree(half)
     for file in out.glob("checkpoint-*/progress.json"):
         fields = json.loads(file.read_text(encoding="utf-8"))
         file.write_text(json.dumps(fields | {"seconds": 0.0}), encoding="utf-8")  # outputs hold no clock
-
-
-def _step(folder: Path) -> int:
-    try:
-        return int(json.loads((folder / "progress.json").read_text(encoding="utf-8"))["step"])
-    except (OSError, ValueError, KeyError):
-        return -1

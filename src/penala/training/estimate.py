@@ -4,19 +4,24 @@ Only `seconds_needed` touches torch. The memory formula counts what the fast pat
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16"})
-ACTIVATION_BYTES = 1.5e9  # that a micro-batch may keep before its layers are run again in the backward pass
+ACTIVATION_BYTES = 1.5e9  # that a micro-batch may keep for the backward pass; a longer document goes alone
+RECOMPUTE_SHARE = 1 / 6  # of all memory: a document that would keep more has its layers run again instead
+FOREIGN_ACTIVATIONS = 2.5  # transformers + PEFT keep so many times what the fast path keeps
 LOGITS_BYTES = 0.2e9  # a chunk of logits with its gradient
 PROCESS_BYTES = 0.6e9  # Python with torch, and the allocator's reserve
 ADAPTER_BYTES = 16  # a float32 master, its gradient and two moments
 SPEED_SHARE = 0.65  # of the bare matrix product's speed, measured for whole steps
+SMALLEST_MICRO_BATCH = 256  # tokens; below, products lose their speed
 _PROBE_S = 0.2
+_GROUP = Path("/sys/fs/cgroup")
+_MANY_BYTES = 1e12  # stands for a total that nothing tells
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +54,11 @@ class Sizes:
         )
 
     def activation_bytes(self, bytes_a_number: int) -> int:
-        """Return the bytes that the backward pass needs of each token, over all layers."""
-        return (12 * self.hidden + 4 * self.feed_forward) * self.layers * bytes_a_number
+        """Return the bytes that the fast path keeps of each token for the backward pass, over all layers.
+
+        A layer keeps its two inputs, both normed, the attention's input and output, gate, up and their product.
+        """
+        return (8 * self.hidden + 3 * self.feed_forward) * self.layers * bytes_a_number
 
 
 def bytes_a_number(precision: str) -> int:
@@ -79,19 +87,68 @@ def memory_needed(parameters: int, precision: str, *, adapter: int = 0, activati
     return weights + adapter * ADAPTER_BYTES + max(activations + LOGITS_BYTES, shard) + PROCESS_BYTES
 
 
+@dataclass(frozen=True, slots=True)
+class MicroBatches:
+    """How the documents of a step are cut, so that what the backward pass needs fits into memory."""
+
+    max_tokens: int  # of a micro-batch of several documents
+    recompute_above: int  # tokens of a document whose layers are run again in the backward pass
+    largest_bytes: float  # what the largest micro-batch keeps
+
+    @classmethod
+    def plan(cls, sizes: Sizes, rows: Sequence[int], batch: int, *, bytes_a_number: int, fast: bool) -> "MicroBatches":
+        """Plan for documents of so many `rows`, `batch` of them a step, on the fast path or through transformers.
+
+        It depends on the sizes and on how much memory the machine has in all, never on what is free right now: a
+        resumed run cuts as the run before did.
+        """
+        per_token = float(sizes.activation_bytes(bytes_a_number))
+        if not fast:
+            per_token = FOREIGN_ACTIVATIONS * per_token + 3 * 4 * sizes.vocabulary  # logits, float32, and two more
+        max_tokens = max(SMALLEST_MICRO_BATCH, int(ACTIVATION_BYTES / per_token))
+        recompute_above = max(max_tokens, int(min(memory_total() * RECOMPUTE_SHARE, _MANY_BYTES) / per_token))
+        longest_first = sorted(rows, reverse=True)
+        longest = longest_first[0]
+        largest = max(longest, min(sum(longest_first[:batch]), max_tokens)) * per_token
+        if longest > recompute_above:
+            # the input of each layer stays, and the layer at work keeps all
+            kept = longest * (sizes.hidden * sizes.layers * bytes_a_number + 2 * per_token / sizes.layers)
+            largest = max(kept, min(sum(longest_first[1:]), recompute_above) * per_token)
+        return cls(max_tokens, recompute_above, largest)
+
+
 def memory_available() -> float:
     """Return the bytes that this process could still get, from the machine or from its control group."""
+    return min(_meminfo("MemAvailable"), _group_bytes("memory.max") - _group_used())
+
+
+def memory_total() -> float:
+    """Return the bytes that the machine, or the control group, has in all."""
+    return min(_meminfo("MemTotal"), _group_bytes("memory.max"))
+
+
+def _meminfo(name: str) -> float:
     try:
         fields = dict(line.split(":") for line in Path("/proc/meminfo").read_text(encoding="utf-8").splitlines())
-        available = float(fields["MemAvailable"].split()[0]) * 1024
-    except (OSError, KeyError, ValueError):
+        return float(fields[name].split()[0]) * 1024
+    except (OSError, KeyError, ValueError):  # not Linux
         return float("inf")
+
+
+def _group_bytes(name: str) -> float:
     try:
-        limit = float(Path("/sys/fs/cgroup/memory.max").read_text(encoding="utf-8"))
-        used = float(Path("/sys/fs/cgroup/memory.current").read_text(encoding="utf-8"))
+        return float((_GROUP / name).read_text(encoding="utf-8"))
     except (OSError, ValueError):  # "max", or no such group
-        return available
-    return min(available, limit - used)
+        return float("inf")
+
+
+def _group_used() -> float:
+    """Return the bytes that the control group holds and could not give back: the file cache does not count."""
+    try:
+        stat = dict(line.split() for line in (_GROUP / "memory.stat").read_text(encoding="utf-8").splitlines())
+        return _group_bytes("memory.current") - float(stat["inactive_file"])
+    except (OSError, KeyError, ValueError):
+        return 0.0
 
 
 def seconds_needed(sizes: Sizes, precision: str, tokens: int, supervised: int) -> float:

@@ -30,11 +30,14 @@ def loss_of(folder: Path, rows: Path | Sequence[Document], report: Report, *, pr
     return loss_on(model, documents, report)
 
 
-def loss_on(model: Model, documents: Sequence[Document], report: Report) -> LossSum:
-    """Return the loss of an open model on documents, without dropout and without gradients."""
+def loss_on(
+    model: Model, documents: Sequence[Document], report: Report, *, max_documents: int | None = None
+) -> LossSum:
+    """Return the loss of an open model on documents, at most `max_documents` at once; no dropout, no gradients."""
     nats, tokens, done = 0.0, 0, 0
     with torch.no_grad():
-        for batch in micro_batches(documents, max_tokens=EVALUATION_TOKENS, padded=model.padded):
+        cut = micro_batches(documents, max_tokens=EVALUATION_TOKENS, padded=model.padded, max_documents=max_documents)
+        for batch in cut:
             nats += float(model.loss_sum(batch, training=False))
             tokens += sum(document.num_supervised for document in batch)
             done += len(batch)

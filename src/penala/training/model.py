@@ -1,21 +1,22 @@
 """Open a model folder for training: the fast path where it computes just what transformers would, else that."""
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from safetensors import safe_open
 from torch import Tensor
 from torch.nn import Parameter
 
-from penala.basemodel.folder import read_json, weight_files
+from penala.basemodel.folder import read_json, tensors, weight_files
+from penala.errors import ModelError, TrainingError
 from penala.training.batches import Document
 from penala.training.estimate import bytes_a_number
 from penala.training.llama import Llama, LlamaShape
 from penala.training.lora import LoraSpec
 
+ALL_LINEAR = "all-linear"  # PEFT's word for every linear layer but the head
 SKIPPED_NOTE = "the fast path does not know this model's {reason}: transformers and PEFT train it"
 
 
@@ -51,25 +52,41 @@ def arithmetic(precision: str) -> torch.dtype:
 def open_model(folder: Path, lora: LoraSpec | None, dtype: torch.dtype) -> tuple[Model, str | None]:
     """Return the model of `folder`, and a note when the fast path cannot be taken."""
     shape = LlamaShape.of(read_json(folder / "config.json"))
-    if isinstance(shape, LlamaShape):
-        weights = StoredWeights(folder)
-        reason = _odd_weight(shape, weights)
-        if reason is None:
-            return Llama(shape, weights, lora, dtype), None
-    else:
-        reason = shape
+    reason = shape if isinstance(shape, str) else _odd_weight(shape, folder) or _odd_target(lora)
+    if isinstance(shape, LlamaShape) and reason is None:
+        return Llama(shape, StoredWeights(folder), lora, dtype), None
     from penala.training.generic import Generic
 
-    return Generic(folder, lora, dtype), SKIPPED_NOTE.format(reason=reason)
+    model = Generic(folder, lora, dtype)
+    if lost := sorted(model.adapted - set(StoredWeights(folder).names)):
+        what = f"LoRA trains {lost[0]}, which the stored weights do not name so: it could not be merged"
+        raise TrainingError(what, where=str(folder), fix="leave that layer out of lora_target_modules")
+    return model, SKIPPED_NOTE.format(reason=reason)
 
 
-def _odd_weight(shape: LlamaShape, weights: "StoredWeights") -> str | None:
-    """Name a weight that the config does not promise, or promises and that is not there."""
+def _odd_weight(shape: LlamaShape, folder: Path) -> str | None:
+    """Name a weight that the config does not promise, or promises and that is not there.
+
+    Raises ModelError for a weight whose shape is not the config's.
+    """
     expected = shape.weights()
-    odd = set(weights.names) ^ set(expected)
+    found = {name: size for file in weight_files(folder) for name, (_, size) in tensors(file).items()}
+    for name in expected.keys() & found.keys():
+        if found[name] != expected[name]:
+            what = f"{name} has shape {found[name]}, and config.json says {expected[name]}"
+            raise ModelError(what, where=str(folder), fix="take weights and config from the same model")
+    odd = found.keys() ^ expected.keys()
     if shape.tied:
         odd.discard("lm_head.weight")  # some files hold the tied head a second time
     return f"weight {min(odd)}" if odd else None
+
+
+def _odd_target(lora: LoraSpec | None) -> str | None:
+    """Name a layer that LoRA is to adapt and that is not one of a decoder block's linear layers."""
+    layers = [f"{part}_proj" for part in ("q", "k", "v", "o", "gate", "up", "down")]
+    targets = lora.targets if lora else ()
+    odd = [target for target in targets if target.rpartition(".")[2] not in layers]
+    return f"LoRA target {odd[0]}" if odd else None
 
 
 class StoredWeights:
@@ -99,10 +116,13 @@ class StoredWeights:
 
 def lora_spec(folder: Path, r: int, alpha: float, dropout: float) -> LoraSpec:
     """Return the adapter's shape; the layers come from the model's finetune_config.json, else all linear ones."""
-    config: dict[str, Any] = {}
-    if (file := folder / "finetune_config.json").is_file():
-        config = json.loads(file.read_text(encoding="utf-8"))
-    return LoraSpec(r, alpha, dropout, tuple(config.get("lora_target_modules", ())))
+    file = folder / "finetune_config.json"
+    targets = (read_json(file) if file.is_file() else {}).get("lora_target_modules") or ALL_LINEAR
+    if targets == ALL_LINEAR:
+        targets = ()
+    elif isinstance(targets, str):  # PEFT reads any other text as a regular expression
+        raise TrainingError(f"lora_target_modules is {targets!r}", where=str(file), fix="write a list of layer names")
+    return LoraSpec(r, alpha, dropout, tuple(targets))
 
 
 def merged(weight: Callable[[str], Tensor], model: Model, name: str) -> Tensor:

@@ -6,9 +6,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from penala.basemodel.folder import link, model_files, weight_files
+from penala.errors import TrainingError
 from penala.training.model import Model, StoredWeights, merged
 from penala.training.settings import FinetuneSettings
 
@@ -17,7 +19,19 @@ LOCK = "template_lock.json"
 
 
 def write_model(base: Path, prepared: Path, out: Path, model: Model, settings: FinetuneSettings) -> None:
-    """Write the merged model, tokenizer, adapter, template lock and settings into `out`."""
+    """Write the merged model, tokenizer, adapter, template lock and settings into `out`.
+
+    Raises TrainingError when the disk does not take them; the checkpoints stay, so a second try starts from there.
+    """
+    try:
+        _write(base, prepared, out, model, settings)
+    except (OSError, SafetensorError) as error:
+        what = f"the tuned model cannot be written: {getattr(error, 'strerror', None) or error}"
+        fix = "make room on the disk and run the same command again: it goes on from the last checkpoint"
+        raise TrainingError(what, where=str(out), fix=fix) from None
+
+
+def _write(base: Path, prepared: Path, out: Path, model: Model, settings: FinetuneSettings) -> None:
     shards = {file.name for file in weight_files(base)}
     for name in model_files(base):
         if name not in shards:

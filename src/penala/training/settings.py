@@ -70,10 +70,19 @@ class FinetuneSettings:
             raise TrainingError(f"is {self.lora_dropout}", where="lora_dropout", fix="use a number from 0 to below 1")
 
     @property
+    def num_devices(self) -> int:
+        """The devices that were asked for; this process does the work of all."""
+        return self.number_of_gpu_to_use_finetuning * self.num_nodes_finetune
+
+    @property
     def effective_batch(self) -> int:
         """Conversations of one optimizer step: fewer devices than asked for accumulate more, so this stays the same."""
-        devices = self.number_of_gpu_to_use_finetuning * self.num_nodes_finetune
-        return self.per_device_train_batch_size * devices * self.gradient_accumulation_steps
+        return self.per_device_train_batch_size * self.num_devices * self.gradient_accumulation_steps
+
+    @property
+    def evaluation_batch(self) -> int:
+        """Conversations that are evaluated at once; the loss is the same for every cut."""
+        return self.per_device_eval_batch_size * self.num_devices
 
     def num_steps(self, num_documents: int) -> int:
         """Return the optimizer steps of the whole run; the last step of an epoch may be smaller."""

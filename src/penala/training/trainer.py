@@ -1,10 +1,15 @@
 """The training loop: optimizer steps over whole batches of conversations, checkpoints, and a resume that is exact."""
 
+import hashlib
+import json
 import math
 import resource
 import signal
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -16,13 +21,14 @@ from penala.errors import TrainingError
 from penala.training import checkpoints
 from penala.training.batches import Document, epoch_steps, micro_batches, read_documents
 from penala.training.estimate import (
-    ACTIVATION_BYTES,
+    MicroBatches,
     Sizes,
     bytes_a_number,
     memory_available,
     memory_needed,
     seconds_needed,
 )
+from penala.training.llama import LlamaShape
 from penala.training.loss import loss_on
 from penala.training.model import Model, arithmetic, lora_spec, open_model
 from penala.training.output import write_model
@@ -33,7 +39,6 @@ Report = Callable[[dict[str, Any]], None]
 
 SECONDS_BETWEEN_REPORTS = 0.5
 SECONDS_BETWEEN_ROLLING = 30.0  # when a rolling checkpoint is written changes no number of the run
-SMALLEST_MICRO_BATCH = 256  # tokens
 TERMINATED = 128 + signal.SIGTERM
 
 
@@ -48,14 +53,21 @@ def train(prepared: Path, model: Path, out: Path, settings: FinetuneSettings, re
     documents = read_documents(prepared / "train.jsonl")
     if not documents:
         raise TrainingError("there is no row to train on", where=str(prepared / "train.jsonl"))
-    out.mkdir(parents=True, exist_ok=True)
-    micro_tokens = _announce(documents, model, settings, report)
-    opened, note = open_model(model, _lora(model, settings), arithmetic(settings.precision))
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise TrainingError(f"cannot be made: {error.strerror}", where=str(out), fix="choose another folder") from None
+    cut = _announce(documents, model, settings, report)
+    lora = lora_spec(model, settings.lora_r, settings.lora_alpha, settings.lora_dropout)
+    opened, note = open_model(model, lora, arithmetic(settings.precision))
     if note:
         report({"event": "note", "text": note})
+    if not opened.adapter:
+        raise TrainingError(f"LoRA finds none of {', '.join(lora.targets)} in this model", where=str(model))
     validation = prepared / "validation.jsonl"
-    run = Run(documents, read_documents(validation) if validation.is_file() else [], opened, out, settings, report)
-    run.micro_tokens = micro_tokens
+    held_out = read_documents(validation) if validation.is_file() else []
+    identity = _identity(model, [*documents, *held_out], settings)
+    run = Run(documents, held_out, opened, out, settings, report, cut=cut, identity=identity)
     run.to_the_end()
     report({"event": "note", "text": "merging the adapter into the weights"})
     write_model(model, prepared, out, opened, settings)
@@ -63,43 +75,52 @@ def train(prepared: Path, model: Path, out: Path, settings: FinetuneSettings, re
     return run.figures()
 
 
-def _lora(model: Path, settings: FinetuneSettings) -> Any:
-    return lora_spec(model, settings.lora_r, settings.lora_alpha, settings.lora_dropout)
+def _identity(model: Path, documents: Sequence[Document], settings: FinetuneSettings) -> str:
+    """Return a digest of what decides the numbers of a run, so that no checkpoint of another run is gone on from."""
+    digest = hashlib.sha256((model / "config.json").read_bytes())
+    digest.update(json.dumps(asdict(settings), sort_keys=True).encode())
+    for document in documents:
+        digest.update(document.ids.tobytes() + document.labels.tobytes())
+    return digest.hexdigest()
 
 
-def _announce(documents: Sequence[Document], model: Path, settings: FinetuneSettings, report: Report) -> int:
-    """Tell what the run will take, refuse what cannot fit, and return the tokens of a micro-batch."""
-    sizes = Sizes.of(read_json(model / "config.json"), count_parameters(model))
+def _announce(documents: Sequence[Document], model: Path, settings: FinetuneSettings, report: Report) -> MicroBatches:
+    """Tell what the run will take, refuse what cannot fit, and return how its steps are cut into micro-batches."""
+    config = read_json(model / "config.json")
+    sizes = Sizes.of(config, count_parameters(model))
     number = bytes_a_number(settings.precision)
     steps = settings.num_steps(len(documents))
     passes = steps / settings.steps_per_epoch(len(documents))
-    rows = sum(document.num_rows for document in documents)
+    rows = [document.num_rows for document in documents]
     supervised = sum(document.num_supervised for document in documents)
     if supervised == 0:
         raise TrainingError("no token is supervised", where="train.jsonl", fix="prepare conversations with assistants")
-    micro_tokens = max(SMALLEST_MICRO_BATCH, int(ACTIVATION_BYTES / sizes.activation_bytes(number)))
-    longest = max(document.num_rows for document in documents)
-    recomputed = longest * sizes.hidden * sizes.layers * number  # one input a layer is kept
+    fast = isinstance(LlamaShape.of(config), LlamaShape)
+    cut = MicroBatches.plan(sizes, rows, settings.effective_batch, bytes_a_number=number, fast=fast)
     adapter = 2 * settings.lora_r * (6 * sizes.hidden + 3 * sizes.feed_forward) * sizes.layers
-    activations = ACTIVATION_BYTES + recomputed
-    needed = memory_needed(sizes.parameters, settings.precision, adapter=adapter, activations=activations)
+    needed = memory_needed(sizes.parameters, settings.precision, adapter=adapter, activations=cut.largest_bytes)
     available = memory_available()
     if needed > available:
         what = f"training needs about {needed / 1e9:.1f} GB of memory, and {available / 1e9:.1f} GB are free"
         raise TrainingError(what, fix="choose a smaller base model, or a smaller max_seq_length")
-    seconds = seconds_needed(sizes, settings.precision, int(rows * passes), int(supervised * passes))
-    arithmetic_name = "bfloat16" if number == 2 else "float32"
+    seconds = seconds_needed(sizes, settings.precision, int(sum(rows) * passes), int(supervised * passes))
     text = (
-        f"{len(documents)} conversations, {rows:,} tokens, {settings.effective_batch} a step, {steps} steps in "
-        f"{arithmetic_name}; about {_minutes(seconds)} and at most {needed / 1e9:.1f} GB of {available / 1e9:.1f} GB"
+        f"{len(documents)} conversations, {sum(rows):,} tokens, {settings.effective_batch} a step, {steps} steps in "
+        f"{'bfloat16' if number == 2 else 'float32'}; about {_minutes(seconds)} and at most {needed / 1e9:.1f} GB "
+        f"of {available / 1e9:.1f} GB"
     )
     report({"event": "note", "text": text})
+    _say_what_differs(settings, number, report)
+    return cut
+
+
+def _say_what_differs(settings: FinetuneSettings, number: int, report: Report) -> None:
+    """Name the inputs that this machine cannot take at their word."""
     if settings.precision == "16" and number == 4:
         report({"event": "note", "text": "precision 16 runs as float32: this CPU has no bfloat16 arithmetic"})
     if settings.apply_deepspeed:
         what = f"DeepSpeed stage {settings.deepspeed_stage} is skipped: one process has nobody to share its state with"
         report({"event": "note", "text": what})
-    return micro_tokens
 
 
 def _minutes(seconds: float) -> str:
@@ -117,17 +138,19 @@ class Run:
         out: Path,
         settings: FinetuneSettings,
         report: Report,
+        *,
+        cut: MicroBatches,
+        identity: str,
     ) -> None:
         self.documents, self.validation = documents, validation
         self.model, self.out, self.settings, self.report = model, out, settings, report
         self.total = settings.num_steps(len(documents))
         self.per_epoch = settings.steps_per_epoch(len(documents))
-        self.micro_tokens = 2048
-        self.progress = checkpoints.Progress()
-        self.eval_loss: float | None = None
+        self.cut = cut
+        self.progress = checkpoints.Progress(run=identity)
+        self._order: tuple[int, list[list[int]]] = (-1, [])  # an epoch and its steps
         self._stop = False
         self._reported_at = self._saved_at = time.monotonic()
-        self._since_log = (0.0, 0)  # nats and targets since the last logged loss
         torch.manual_seed(settings.seed)
         model.reset_adapter(settings.seed)
         self.optimizer = torch.optim.AdamW(
@@ -142,13 +165,32 @@ class Run:
     def to_the_end(self) -> None:
         """Take all steps that are left, from the newest checkpoint on."""
         if (found := checkpoints.newest(self.out)) is not None:
-            self.progress = checkpoints.load(found, self.model.adapter, self.optimizer)
-            self.report({"event": "note", "text": f"going on after step {self.progress.step} of {self.total}"})
-        before = signal.signal(signal.SIGTERM, self._terminate)
-        try:
+            self._go_on_from(found)
+        with self._stopping_on_sigterm():
+            if self.progress.step == 0 and self._evaluates_at_all:
+                self._evaluate()
             while self.progress.step < self.total:
                 self._one_step()
                 self._after_step()
+
+    def _go_on_from(self, folder: Path) -> None:
+        progress = checkpoints.progress_of(folder)
+        if progress.run != self.progress.run:
+            what = "this checkpoint is of a run with other settings, other data or another base model"
+            raise TrainingError(what, where=str(folder), fix=f"empty {self.out}, or run with what that run had")
+        checkpoints.load(folder, self.model.adapter, self.optimizer)
+        self.progress = progress
+        self.report({"event": "note", "text": f"going on after step {progress.step} of {self.total}"})
+
+    @contextmanager
+    def _stopping_on_sigterm(self) -> Iterator[None]:
+        """Let a SIGTERM end the run after the step that is running; only a main thread can be told."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = signal.signal(signal.SIGTERM, self._terminate)
+        try:
+            yield
         finally:
             signal.signal(signal.SIGTERM, before)
 
@@ -162,7 +204,7 @@ class Run:
             "tokens_per_s": round(done.tokens / done.seconds, 1) if done.seconds else None,
             "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
             "loss": done.nats / done.targets if done.targets else None,
-            "eval_loss": self.eval_loss,
+            "eval_loss": done.eval_loss,
             "effective_batch": self.settings.effective_batch,
         }
 
@@ -173,8 +215,10 @@ class Run:
         epoch, index = divmod(progress.step, self.per_epoch)
         if index == 0:
             progress.nats, progress.targets = 0.0, 0
-        chosen = epoch_steps(len(self.documents), settings.effective_batch, seed=settings.seed, epoch=epoch)[index]
-        batch = [self.documents[number] for number in chosen]
+        if self._order[0] != epoch:
+            batch_size = settings.effective_batch
+            self._order = (epoch, epoch_steps(len(self.documents), batch_size, seed=settings.seed, epoch=epoch))
+        batch = [self.documents[number] for number in self._order[1][index]]
         rate = learning_rate_at(
             progress.step,
             peak=settings.learning_rate,
@@ -189,7 +233,8 @@ class Run:
         progress.nats += nats
         progress.targets += targets
         progress.seconds += time.monotonic() - started
-        self._since_log = (self._since_log[0] + nats, self._since_log[1] + targets)
+        progress.logged_nats += nats
+        progress.logged_targets += targets
         self._log(rate, norm)
 
     def _optimize(self, batch: Sequence[Document], rate: float) -> tuple[float, float]:
@@ -202,16 +247,19 @@ class Run:
         if targets == 0:
             return 0.0, 0.0
         nats = 0.0
-        for micro_batch in micro_batches(batch, max_tokens=self.micro_tokens, padded=self.model.padded):
-            rows = sum(document.num_rows for document in micro_batch)
-            loss = self.model.loss_sum(micro_batch, recompute=rows > self.micro_tokens)
+        for micro_batch in micro_batches(batch, max_tokens=self.cut.max_tokens, padded=self.model.padded):
+            # only a document that goes alone is longer than max_tokens
+            recompute = micro_batch[0].num_rows > self.cut.recompute_above
+            loss = self.model.loss_sum(micro_batch, recompute=recompute)
             (loss / targets).backward()
             nats += float(loss.detach())
-        if not math.isfinite(nats):
-            what = f"the loss of step {self.progress.step + 1} is {nats}"
-            raise TrainingError(what, fix=f"lower learning_rate (it is {rate:g}) or max_grad_norm")
+            self._report_progress(rate)
         parameters = list(self.model.adapter.values())
         norm = float(torch.nn.utils.clip_grad_norm_(parameters, self.settings.max_grad_norm or math.inf))
+        for name, value in (("loss", nats), ("gradient norm", norm)):
+            if not math.isfinite(value):  # before it spoils the weights, and with them the checkpoints
+                what = f"the {name} of step {self.progress.step + 1} is {value}"
+                raise TrainingError(what, fix=f"lower learning_rate (it is {rate:g}) or max_grad_norm")
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.step()
@@ -220,21 +268,22 @@ class Run:
 
     def _log(self, rate: float, norm: float) -> None:
         """Report progress often, and metrics when the settings say so."""
-        step, settings, now = self.progress.step, self.settings, time.monotonic()
-        if now - self._reported_at >= SECONDS_BETWEEN_REPORTS or step == self.total:
-            self._reported_at = now
-            self.report(self._progress_event(rate))
+        step, settings, progress = self.progress.step, self.settings, self.progress
+        self._report_progress(rate, at_once=step == self.total)
         logs_now = step % (self.per_epoch if settings.logging_strategy == "epoch" else settings.logging_steps) == 0
-        if (logs_now or step == self.total) and self._since_log[1]:
-            nats, targets = self._since_log
-            for name, value in (("loss", nats / targets), ("learning_rate", rate), ("grad_norm", norm)):
+        if (logs_now or step == self.total) and progress.logged_targets:
+            loss = progress.logged_nats / progress.logged_targets
+            progress.logged_nats, progress.logged_targets = 0.0, 0
+            for name, value in (("loss", loss), ("learning_rate", rate), ("grad_norm", norm)):
                 self.report({"event": "metric", "name": name, "value": value, "step": step})
-            self._since_log = (0.0, 0)
 
-    def _progress_event(self, rate: float) -> dict[str, Any]:
-        done = self.progress
-        speed = done.seconds / done.step
-        return {
+    def _report_progress(self, rate: float, *, at_once: bool = False) -> None:
+        """Say how far the run is, also within a long step, but not too often."""
+        now, done = time.monotonic(), self.progress
+        if not at_once and now - self._reported_at < SECONDS_BETWEEN_REPORTS:
+            return
+        self._reported_at = now
+        event = {
             "event": "progress",
             "done": done.step,
             "total": self.total,
@@ -242,8 +291,9 @@ class Run:
             "loss": done.nats / done.targets if done.targets else None,
             "learning_rate": rate,
             "tokens_per_s": done.tokens / done.seconds if done.seconds else None,
-            "eta_s": speed * (self.total - done.step),
+            "eta_s": done.seconds / done.step * (self.total - done.step) if done.step else None,
         }
+        self.report(event)
 
     def _after_step(self) -> None:
         """Evaluate and keep checkpoints where they are due; stop here when asked to."""
@@ -259,19 +309,21 @@ class Run:
             self.report({"event": "note", "text": f"stopped after step {self.progress.step}, with a checkpoint"})
             raise SystemExit(TERMINATED)
 
+    @property
+    def _evaluates_at_all(self) -> bool:
+        return self.settings.evaluation_strategy != "disable" and bool(self.validation)
+
     def _evaluates_now(self) -> bool:
-        strategy, step = self.settings.evaluation_strategy, self.progress.step
-        if strategy == "disable" or not self.validation:
-            return False
-        interval = self.per_epoch if strategy == "epoch" else self.settings.eval_steps
-        return step % interval == 0 or step == self.total
+        step = self.progress.step
+        interval = self.per_epoch if self.settings.evaluation_strategy == "epoch" else self.settings.eval_steps
+        return self._evaluates_at_all and (step % interval == 0 or step == self.total)
 
     def _evaluate(self) -> None:
-        found = loss_on(self.model, self.validation, lambda event: None)
+        at_once = self.settings.evaluation_batch
+        found = loss_on(self.model, self.validation, lambda event: None, max_documents=at_once)
         if found.tokens:
-            self.eval_loss = found.nats / found.tokens
-            event = {"event": "metric", "name": "eval_loss", "value": self.eval_loss}
-            self.report(event | {"step": self.progress.step})
+            self.progress.eval_loss = loss = found.nats / found.tokens
+            self.report({"event": "metric", "name": "eval_loss", "value": loss, "step": self.progress.step})
 
     def _save(self, folder: Path) -> None:
         checkpoints.save(folder, self.model.adapter, self.optimizer, self.progress)

@@ -1,0 +1,83 @@
+"""Checkpoints: whole or absent."""
+
+import json
+
+import pytest
+import torch
+
+from penala.errors import TrainingError
+from penala.training.checkpoints import MARKER, Progress, load, newest, progress_of, prune, save
+
+
+@pytest.fixture
+def state():
+    """An adapter of two parameters and an optimizer that has taken a step."""
+    torch.manual_seed(0)
+    adapter = {"a": torch.nn.Parameter(torch.randn(3)), "b": torch.nn.Parameter(torch.randn(2, 2))}
+    optimizer = torch.optim.AdamW(adapter.values(), lr=0.1)
+    sum(parameter.square().sum() for parameter in adapter.values()).backward()
+    optimizer.step()
+    return adapter, optimizer
+
+
+def test_what_was_saved_comes_back_to_the_bit(state, tmp_path):
+    """Adapter, moments, random state and progress."""
+    adapter, optimizer = state
+    progress = Progress(run="r", step=7, seconds=1.5, tokens=99, nats=3.25, targets=11, eval_loss=0.125)
+    save(tmp_path / "checkpoint-7", adapter, optimizer, progress)
+    drawn = torch.rand(3)
+    wanted = {name: parameter.detach().clone() for name, parameter in adapter.items()}
+    moment = optimizer.state[adapter["a"]]["exp_avg"].clone()
+    optimizer.step()
+    load(tmp_path / "checkpoint-7", adapter, optimizer)
+
+    assert all(torch.equal(adapter[name], wanted[name]) for name in adapter)
+    assert torch.equal(optimizer.state[adapter["a"]]["exp_avg"], moment)
+    assert torch.equal(torch.rand(3), drawn)
+    assert progress_of(tmp_path / "checkpoint-7") == progress
+
+
+def test_the_furthest_whole_checkpoint_is_the_newest(state, tmp_path):
+    """A rolling one may be further than a numbered one; one without its marker is none."""
+    adapter, optimizer = state
+    for name, step in (("checkpoint-5", 5), ("checkpoint-rolling", 8), ("checkpoint-10", 10)):
+        save(tmp_path / name, adapter, optimizer, Progress(step=step))
+    (tmp_path / "checkpoint-10" / MARKER).unlink()
+
+    assert newest(tmp_path) == tmp_path / "checkpoint-rolling"
+
+
+def test_a_kill_before_the_renaming_loses_nothing(state, tmp_path):
+    """A whole checkpoint under the name of a half gets its own, and a true half goes."""
+    adapter, optimizer = state
+    save(tmp_path / "checkpoint-rolling", adapter, optimizer, Progress(step=8))
+    (tmp_path / "checkpoint-rolling").rename(tmp_path / "half-checkpoint-rolling")
+    (tmp_path / "half-checkpoint-9").mkdir()
+
+    assert newest(tmp_path) == tmp_path / "checkpoint-rolling"
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-rolling"]
+
+
+@pytest.mark.parametrize(("limit", "kept"), [(-1, [2, 4, 10]), (0, [2, 4, 10]), (1, [10]), (2, [4, 10])])
+def test_pruning_keeps_the_newest_by_step(state, tmp_path, limit, kept):
+    """By number, not by name: 10 is newer than 4. Below 1 keeps all."""
+    for step in (2, 4, 10):
+        save(tmp_path / f"checkpoint-{step}", *state, Progress(step=step))
+    prune(tmp_path, limit)
+
+    assert sorted(int(path.name.removeprefix("checkpoint-")) for path in tmp_path.iterdir()) == kept
+
+
+def test_a_folder_that_is_gone_is_an_error_without_leftovers(state, tmp_path):
+    """A file stands where the output folder should be."""
+    (tmp_path / "out").write_text("")
+
+    with pytest.raises(TrainingError, match="the checkpoint cannot be written: Not a directory; make room"):
+        save(tmp_path / "out" / "checkpoint-1", *state, Progress())
+
+
+def test_progress_of_another_form_is_that_of_no_run(tmp_path):
+    """It belongs to no run, so no run goes on from it."""
+    (tmp_path / "progress.json").write_text(json.dumps({"epoch": 3}))
+
+    assert progress_of(tmp_path) == Progress()
