@@ -20,6 +20,7 @@ OUR_DEFAULTS: Mapping[str, Any] = {
     "lora_alpha": 32,
     "learning_rate": 2e-4,
     "per_device_train_batch_size": 8,
+    "per_device_eval_batch_size": 8,
     "precision": "16",
     "save_total_limit": 1,
 }

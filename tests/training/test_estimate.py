@@ -1,6 +1,16 @@
 """What a run is said to need."""
 
-from penala.training.estimate import Sizes, memory_available, memory_needed, seconds_needed
+import pytest
+
+from penala.training.estimate import (
+    ACTIVATION_BYTES,
+    MicroBatches,
+    Sizes,
+    memory_available,
+    memory_needed,
+    memory_total,
+    seconds_needed,
+)
 
 SMOL = {
     "hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30, "vocab_size": 49152,
@@ -23,8 +33,43 @@ def test_a_larger_model_needs_more():
 
 
 def test_this_machine_has_memory():
-    """The figure is a real one."""
-    assert 1e8 < memory_available() < 1e14
+    """The figures are real ones."""
+    assert 1e8 < memory_available() <= memory_total() < 1e14
+
+
+@pytest.fixture
+def sixteen_gb(monkeypatch):
+    """A machine with 16 GB."""
+    monkeypatch.setattr("penala.training.estimate.memory_total", lambda: 16e9)
+
+
+def plan(rows, *, batch=8, fast=True):
+    return MicroBatches.plan(Sizes.of(SMOL, 134_515_008), rows, batch, bytes_a_number=4, fast=fast)
+
+
+@pytest.mark.usefixtures("sixteen_gb")
+def test_a_step_of_short_rows_is_one_micro_batch():
+    """What it keeps is what its eight longest rows keep."""
+    cut = plan([40] * 100)
+
+    assert cut.max_tokens > 8 * 40
+    assert cut.largest_bytes == pytest.approx(8 * 40 * Sizes.of(SMOL, 134_515_008).activation_bytes(4))
+    assert cut.largest_bytes < ACTIVATION_BYTES
+
+
+@pytest.mark.usefixtures("sixteen_gb")
+def test_rows_of_8000_tokens_train_within_16_gb():
+    """Their layers are run again, so that 135 million parameters in float32 and such a row stay far below."""
+    cut = plan([8000, 8000, 300])
+
+    assert cut.max_tokens < cut.recompute_above < 8000
+    assert memory_needed(134_515_008, "32", adapter=5_000_000, activations=cut.largest_bytes) < 6e9
+
+
+@pytest.mark.usefixtures("sixteen_gb")
+def test_transformers_is_given_less_at_once():
+    """It keeps more of each token, and all logits."""
+    assert plan([40] * 100, fast=False).max_tokens < plan([40] * 100).max_tokens / 2
 
 
 def test_twice_the_tokens_take_twice_the_time():

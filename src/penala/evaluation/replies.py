@@ -9,6 +9,8 @@ from penala.tokens.chat_tokenizer import ChatTokenizer
 
 Report = Callable[[dict[str, Any]], None]
 
+ROWS = 32  # written at once: nobody waits for a first token here
+
 
 def ask(model: Path, questions: Sequence[Question], max_new_tokens: int, report: Report) -> list[str | None]:
     """Return the model's likeliest reply to each question; None where the prompt fills the model's whole context."""
@@ -18,7 +20,7 @@ def ask(model: Path, questions: Sequence[Question], max_new_tokens: int, report:
     from penala.engines.transformers_engine import open_engine
 
     tokenizer = ChatTokenizer.from_folder(model)
-    engine = open_engine(model)
+    engine = open_engine(model, max_rows=ROWS)
     prompts = [tuple(tokenizer.prompt(question.messages, tools=question.tools)) for question in questions]
     asked = [index for index, prompt in enumerate(prompts) if len(prompt) < engine.max_length]
     requests = [Generation(prompts[index], max_new_tokens, tokenizer.end_ids) for index in asked]
