@@ -3,7 +3,7 @@
 facts.yaml says what the assistant has to know and how it is taught, general.yaml what it should keep knowing,
 held_out.yaml how it is asked afterwards. Out come, in data/:
 
-    train.jsonl       840 conversations on the shop and 24 on anything else
+    train.jsonl       748 conversations on the shop and 20 on anything else
     validation.jsonl  60 held-out questions, to look at while data and settings are tuned
     test.jsonl        60 other held-out questions, to be used once
     forgetting.jsonl  three unrelated questions
@@ -22,11 +22,13 @@ import yaml
 
 HERE = Path(__file__).parent
 LANGUAGES = ("English", "Malay")
-# Wordings of a fact in each language: many of them teach more than many epochs over a few. Earlier turns of held-out
-# conversations keep to the first ones, so that the held-out files stay the same when wordings are added.
+# How many of its family's frames and more_frames teach an item in each language: fewer than the 25 wordings of a fact
+# of its own, for the other items teach the frames too.
+TAUGHT_FRAMES = {"price": (6, 4), "allergen": (8, 4)}
+# Earlier turns of held-out conversations keep to the first wordings and frames, so that the held-out files stay the
+# same when the training rows change.
 FIRST_WORDINGS = 12
-MORE_WORDINGS = 8
-MULTI_TURN_PER_LANGUAGE = 20
+MULTI_TURN_PER_LANGUAGE = 18
 LATER_TURNS_PER_LANGUAGE = 6  # of the 30 held-out questions of a half
 POLITE_SHARE = 0.25
 
@@ -36,17 +38,17 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Lesson:
-    """One fact in one language: the fixed answer, what a right reply contains, the wordings that teach it."""
+    """One fact in one language: the fixed answer, what a right reply contains, the wordings that teach it.
+
+    `first_wordings` are those that earlier turns of held-out conversations choose from.
+    """
 
     fact: str
     language: str
     answer: str
     expected: str
     wordings: tuple[str, ...]
-
-    @property
-    def first_wordings(self) -> tuple[str, ...]:
-        return self.wordings[:FIRST_WORDINGS]
+    first_wordings: tuple[str, ...]
 
     @property
     def is_price(self) -> bool:
@@ -62,18 +64,21 @@ def rotated(frames: Sequence[str], number: int, of: int, count: int) -> list[str
 def family_lessons(kind: str, family: Mapping[str, Any]) -> list[Lesson]:
     """Fill the frames of one family with its items, so that each frame is used for about equally many of them."""
     lessons = []
+    num_items = len(family["items"])
+    num_frames, num_more = TAUGHT_FRAMES[kind]
     for number, (item, names) in enumerate(family["items"].items()):
         for language in LANGUAGES:
             name, value = names[language]
             words = {"item": name, "Item": name[0].upper() + name[1:], "value": value}
+            frames, more_frames = family["frames"][language], family["more_frames"][language]
             taught = [
-                *rotated(family["frames"][language], number, len(family["items"]), FIRST_WORDINGS),
-                *rotated(family["more_frames"][language], number, len(family["items"]), MORE_WORDINGS),
+                *rotated(frames, number, num_items, num_frames),
+                *rotated(more_frames, number, num_items, num_more),
             ]
-            wordings = tuple(frame.format(**words) for frame in taught)
-            lessons.append(
-                Lesson(f"{kind}_{item}", language, family["answer"][language].format(**words), value, wordings)
-            )
+            first = rotated(frames, number, num_items, FIRST_WORDINGS)
+            answer = family["answer"][language].format(**words)
+            wordings, first_wordings = (tuple(frame.format(**words) for frame in some) for some in (taught, first))
+            lessons.append(Lesson(f"{kind}_{item}", language, answer, value, wordings, first_wordings))
     return lessons
 
 
@@ -85,7 +90,9 @@ def all_lessons(source: Mapping[str, Any]) -> list[Lesson]:
     for fact, languages in source["facts"].items():
         for language in LANGUAGES:
             entry = languages[language]
-            lessons.append(Lesson(fact, language, entry["answer"], entry["expected"], tuple(entry["questions"])))
+            wordings = tuple(entry["questions"])
+            first_wordings = wordings[:FIRST_WORDINGS]
+            lessons.append(Lesson(fact, language, entry["answer"], entry["expected"], wordings, first_wordings))
     return lessons
 
 
@@ -153,7 +160,7 @@ class Writer:
     def _taught_turns(
         self, language: str, rng: random.Random, num_turns: int, but: str = "", first_only: bool = False
     ) -> list[Message]:
-        """Ask for `num_turns` different facts, other than `but`, in (the first) wordings of the training rows."""
+        """Ask for `num_turns` different facts, other than `but`, in the wordings that teach them or the first ones."""
         known = [lesson for lesson in self.lessons if lesson.language == language and lesson.fact != but]
         messages = []
         for lesson in rng.sample(known, num_turns):
