@@ -76,14 +76,14 @@ def test_the_script_makes_the_committed_files(tmp_path: Path) -> None:
 
 
 def test_the_training_rows_are_enough() -> None:
-    """There are 748 conversations on the shop beside 20 general ones, and 36 have several turns."""
+    """There are 700 conversations on the shop beside 20 general ones, and 32 have several turns."""
     rows = read("train")
     general = {plain(question) for language in source("general.yaml")["train"].values() for question in language}
 
     on_the_shop = [row for row in rows if not general & set(questions(row))]
-    assert len(on_the_shop) == 748
+    assert len(on_the_shop) == 700
     assert len(rows) - len(on_the_shop) == len(general) == 20
-    assert sum(len(questions(row)) > 1 for row in rows) == 36
+    assert sum(len(questions(row)) > 1 for row in rows) == 32
 
 
 def test_every_conversation_is_under_the_one_system_prompt_and_roles_alternate() -> None:
@@ -108,7 +108,7 @@ def test_there_are_twenty_facts_in_two_languages() -> None:
 
 
 def test_every_fact_is_taught_in_many_wordings_of_its_language() -> None:
-    """What a held-out row expects is taught, word for word, by 25 questions; by fewer where facts share frames."""
+    """What a held-out row expects is taught, word for word, by 19 questions; by fewer where facts share frames."""
     wordings: dict[str, set[str]] = {}
     for row in read("train"):
         if len(row["messages"]) == 3:
@@ -117,7 +117,7 @@ def test_every_fact_is_taught_in_many_wordings_of_its_language() -> None:
 
     for half in HALVES:
         for row in read(half):
-            count = {"price": 10, "allergen": 12}.get(row["fact"].split("_")[0], 25)
+            count = {"price": 15, "allergen": 13}.get(row["fact"].split("_")[0], 19)
             assert len(wordings[row["messages"][-1]["content"]]) == count, row["fact"]
 
 

@@ -93,9 +93,7 @@ def test_a_weight_of_another_shape_is_refused(folder):
     """Both shapes are said."""
     change_config(folder, intermediate_size=48)
 
-    with pytest.raises(
-        ModelError, match=r"gate_proj.weight has shape \(64, 32\), and config.json says \(48, 32\)|down_"
-    ):
+    with pytest.raises(ModelError, match=r"gate_proj\.weight has shape \(64, 32\), and config.json says \(48, 32\)"):
         open_model(folder, LoraSpec(2, 4.0), torch.float32)
 
 

@@ -71,8 +71,8 @@ def _odd_weight(shape: LlamaShape, folder: Path) -> str | None:
     """
     expected = shape.weights()
     found = {name: size for file in weight_files(folder) for name, (_, size) in tensors(file).items()}
-    for name in expected.keys() & found.keys():
-        if found[name] != expected[name]:
+    for name in expected:  # in the model's order: one fault, one message
+        if name in found and found[name] != expected[name]:
             what = f"{name} has shape {found[name]}, and config.json says {expected[name]}"
             raise ModelError(what, where=str(folder), fix="take weights and config from the same model")
     odd = found.keys() ^ expected.keys()
