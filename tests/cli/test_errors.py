@@ -36,6 +36,7 @@ def recipe(tmp_path: Path) -> Path:
         (["data", "check", "none.jsonl"], 2, "none.jsonl: no such file"),
         (["jobs", "show", "x"], 1, "there is no workspace"),
         (["recipe", "init", "nowhere/recipe.yaml"], 2, "no such folder"),
+        (["recipe", "init", "x" * 300], 1, "File name too long"),  # what the machine refuses, such as a read-only disk
     ],
 )
 def test_a_mistake_costs_one_line(tmp_path, argv, code, message):

@@ -85,3 +85,8 @@ def main() -> None:
     except PenalaError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
+    except OSError as error:  # a file that the machine refuses is the user's to mend; any other is a fault of ours
+        if error.filename is None:
+            raise
+        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
+        sys.exit(1)
