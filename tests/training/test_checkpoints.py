@@ -1,6 +1,7 @@
 """Checkpoints: whole or absent."""
 
 import json
+import resource
 
 import pytest
 import torch
@@ -74,6 +75,20 @@ def test_a_folder_that_is_gone_is_an_error_without_leftovers(state, tmp_path):
 
     with pytest.raises(TrainingError, match="the checkpoint cannot be written: Not a directory; make room"):
         save(tmp_path / "out" / "checkpoint-1", *state, Progress())
+
+
+def test_a_disk_without_room_is_named_in_plain_words(tmp_path):
+    """torch's own words for a write that came out short name a line of its source. A limit of files stands in."""
+    adapter = {"weight": torch.nn.Parameter(torch.zeros(64, 64))}
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8192, hard))
+    try:
+        with pytest.raises(TrainingError, match="the checkpoint cannot be written: No space left on device; make room"):
+            save(tmp_path / "checkpoint-1", adapter, torch.optim.AdamW(adapter.values()), Progress())
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_progress_of_another_form_is_that_of_no_run(tmp_path):

@@ -44,7 +44,8 @@ def compare(
     figures: dict[str, Any] = {"split": rows.split, "rows": rows.number, "tokens": None}
     replies = {}
     for side, model in zip(SIDES, (base, tuned), strict=True):
-        report({"event": "note", "text": f"{side} tuning: loss on {rows.number} rows of {rows.split or 'no split'}"})
+        if rows.split is not None:
+            report({"event": "note", "text": f"{side} tuning: loss on {rows.number} rows of {rows.split}"})
         figures["tokens"], figures[side] = _loss(model, rows, report)
         replies[side] = ask(model, [*rows.asked, *rows.unrelated], chosen.max_new_tokens, report)
     pairs = list(zip(replies["before"], replies["after"], strict=True))

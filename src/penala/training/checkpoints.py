@@ -54,9 +54,11 @@ def save(folder: Path, adapter: Mapping[str, Tensor], optimizer: torch.optim.Opt
         _sync(half / MARKER)
         shutil.rmtree(folder, ignore_errors=True)
         half.rename(folder)
-    except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
+    except (OSError, RuntimeError) as error:
         shutil.rmtree(half, ignore_errors=True)
-        what = f"the checkpoint cannot be written: {getattr(error, 'strerror', None) or error}"
+        short = "unexpected pos" in str(error)  # torch's words for a file that stayed shorter than what it wrote
+        reason = "No space left on device" if short else getattr(error, "strerror", None) or error
+        what = f"the checkpoint cannot be written: {reason}"
         fix = "make room on the disk and run the same command again: it goes on from the checkpoint before"
         raise TrainingError(what, where=str(folder), fix=fix) from None
 
