@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, islice
 from pathlib import Path
@@ -33,6 +33,18 @@ SHOWN_LINES = 5
 LEVELS: tuple[Level, ...] = ("error", "warning", "note")
 # message keys that templates or training read
 RENDERED_KEYS = {"tool_calls", "tool_call_id", "weight"}
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """One row as the check left it: its conversation (None: the row is bad), what was said of it, what was read."""
+
+    file: str
+    line: int
+    row: int
+    conversation: Conversation | None
+    findings: Sequence[Finding]
+    record: bytes | dict[str, Any] | Fault
 
 
 @dataclass(slots=True)
@@ -109,18 +121,20 @@ def check(
     columns: Mapping[str, str] | None = None,
     minimum_rows: int = MINIMUM_ROWS,
     keep: bool = True,
+    each: Callable[[Judged], None] | None = None,
 ) -> Check:
     """Read every row of every path and say everything that is wrong with it.
 
     Each path (a file, a folder of shards or a glob) is a split of its own: fewer than `minimum_rows` good rows in one
     are a warning, and so is a row that stands in two. `columns` maps our column names to the files'. With `keep` false
-    the rows are let go once checked, so that memory stays flat. Raises UsageError for a path that does not exist.
+    the rows are let go once checked, so that memory stays flat; `each` is called with every row in file order. Raises
+    UsageError for a path that does not exist.
     """
     names = columns or {}
     check_names(schema, names)
     listed = [paths] if isinstance(paths, str | Path) else paths
     found = [(str(path), find_files(path)) for path in listed]
-    checker = _Checker(schema, names, keep)
+    checker = _Checker(schema, names, keep, each)
     for path, (files, skipped) in found:
         checker.begin(path)
         for file in skipped:
@@ -155,8 +169,8 @@ def require(checked: Check, *, split: Literal["train", "validation", "test"], on
 class _Checker:
     """Carries what outlives a file: the findings, the rows seen so far, and the part that is being read."""
 
-    def __init__(self, schema: str, names: Names, keep: bool) -> None:
-        self.schema, self.names, self.keep = schema, names, keep
+    def __init__(self, schema: str, names: Names, keep: bool, each: Callable[[Judged], None] | None) -> None:
+        self.schema, self.names, self.keep, self.each = schema, names, keep, each
         self.parts: list[Part] = []
         self.findings: list[Finding] = []
         self.schemas: dict[str, str] = {}
@@ -195,7 +209,8 @@ class _FileReader:
 
     def __init__(self, checker: _Checker, file: str, first: Sequence[Record]) -> None:
         self.checker, self.file = checker, file
-        self.names, self.part, self.keep = checker.names, checker.part, checker.keep
+        self.names, self.part, self.keep, self.each = checker.names, checker.part, checker.keep, checker.each
+        self.is_wanted = self.keep or self.each is not None
         rows = [renamed(row, self.names) for _, data in first if isinstance(row := _peek(data), dict)]
         self.schema = commonest_schema(rows) if checker.schema == "auto" else checker.schema
         checker.schemas[file] = self.schema
@@ -214,28 +229,34 @@ class _FileReader:
         self.part.rows += 1
         self.shares_line = line == self.line  # one line holds several rows: the list was not printed over lines
         self.line = line
+        said = len(self.checker.findings)
         if self.plain is not None and isinstance(data, bytes) and (row := self.plain.read(data)) is not None:
-            self._take_plain(line, self.plain, row)
+            conversation = self._take_plain(line, self.plain, row)
         else:
-            self._take_with_care(line, data)
+            conversation = self._take_with_care(line, data)
+        if self.keep and conversation is not None:
+            self.part.conversations.append(conversation)
+        if self.each is not None:
+            self.each(Judged(self.file, line, self.row, conversation, self.checker.findings[said:], data))
 
-    def _take_plain(self, line: int, reader: PlainReader, row: PlainRow) -> None:
+    def _take_plain(self, line: int, reader: PlainReader, row: PlainRow) -> Conversation | None:
         self.part.good += 1
         key = row_key(row.roles, row.joined)
         self._look_around(line, key, row.decoded.prompt, row.decoded.prompt_id, row.joined)
-        if self.keep:
-            messages = tuple([Message(role, text, NOTHING) for role, text in zip(row.roles, row.texts, strict=True)])
-            columns = reader.columns_of(row) or NOTHING
-            self.part.conversations.append(Conversation(messages, None, columns, self.file, line, self.row))
+        if not self.is_wanted:
+            return None
+        messages = tuple([Message(role, text, NOTHING) for role, text in zip(row.roles, row.texts, strict=True)])
+        columns = reader.columns_of(row) or NOTHING
+        return Conversation(messages, None, columns, self.file, line, self.row)
 
-    def _take_with_care(self, line: int, data: bytes | dict[str, Any] | Fault) -> None:
+    def _take_with_care(self, line: int, data: bytes | dict[str, Any] | Fault) -> Conversation | None:
         row, faults = self._read(data)
         for fault in faults:
             self._say(fault)
         errors = [fault.code for fault in faults if CODES[fault.code].level == "error"]
         if errors or row is None:
             self.part.bad[errors[0]] += 1
-            return
+            return None
         self.part.good += 1
         joined = "\0".join(turn.content or "" for turn in row.turns)
         written = tuple(turn.written for turn in row.turns)
@@ -244,11 +265,10 @@ class _FileReader:
         prompt, prompt_id = row.columns.get("prompt"), row.columns.get("prompt_id")
         self._look_around(line, row_key(written, joined, more), prompt, prompt_id, joined)
         self._note_keys(line, row)
-        if self.keep:
-            messages = tuple(Message(turn.role or "", turn.content or "", turn.extra or NOTHING) for turn in row.turns)
-            self.part.conversations.append(
-                Conversation(messages, row.tools, row.columns or NOTHING, self.file, line, self.row)
-            )
+        if not self.is_wanted:
+            return None
+        messages = tuple(Message(turn.role or "", turn.content or "", turn.extra or NOTHING) for turn in row.turns)
+        return Conversation(messages, row.tools, row.columns or NOTHING, self.file, line, self.row)
 
     def _read(self, data: bytes | dict[str, Any] | Fault) -> tuple[Row | None, list[Fault]]:
         if isinstance(data, Fault):

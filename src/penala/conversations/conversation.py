@@ -75,7 +75,7 @@ def write_jsonl(path: Path, conversations: Iterable[Conversation]) -> int:
     count = 0
     with path.open("w", encoding="utf-8", newline="\n") as out:
         for conversation in conversations:
-            out.write(_line(conversation.as_dict()) + "\n")
+            out.write(json_line(conversation.as_dict()) + "\n")
             count += 1
     return count
 
@@ -104,7 +104,8 @@ def _message(item: dict[str, Any]) -> Message:
     return Message(role, content, item or NOTHING)
 
 
-def _line(row: dict[str, Any]) -> str:
+def json_line(row: dict[str, Any]) -> str:
+    """Return a canonical row as one line of JSON."""
     try:
         return json.dumps(row, ensure_ascii=False, allow_nan=False, default=str)
     except ValueError:  # NaN marks a missing value in parquet columns; JSON has no word for it but null
