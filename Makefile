@@ -43,6 +43,8 @@ docs: $(READY)  ## Write the generated pages of docs/reference
 	$(BIN)/python docs/generate.py
 
 bench: $(READY)  ## Ratios against peers, side by side in one run
+	$(BIN)/python benchmarks/conversations.py
+	$(BIN)/python benchmarks/tokens.py
 	$(BIN)/python benchmarks/training.py
 
 clean:  ## Remove .venv and caches; workspaces stay

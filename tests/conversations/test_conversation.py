@@ -26,16 +26,22 @@ TOOLS = st.none() | st.just(({"type": "function", "function": {"name": "price"}}
 CONVERSATION = st.builds(Conversation, st.lists(MESSAGE, min_size=1, max_size=4).map(tuple), TOOLS, COLUMNS)
 
 
+def write_rows(path, conversations):
+    """Write a file of canonical rows."""
+    with path.open("wb") as file:
+        write_jsonl(file, conversations)
+
+
 @settings(max_examples=50, deadline=None)
 @given(st.lists(CONVERSATION, max_size=4))
 def test_rows_come_back_as_they_were_written(tmp_path_factory, conversations):
     """Writing and reading any conversations gives equal ones, and the same bytes each time."""
     path = tmp_path_factory.getbasetemp() / "rows.jsonl"
 
-    assert write_jsonl(path, conversations) == len(conversations)
+    write_rows(path, conversations)
     first = path.read_bytes()
     back = list(read_jsonl(path))
-    write_jsonl(path, back)
+    write_rows(path, back)
 
     assert back == conversations
     assert path.read_bytes() == first
@@ -45,7 +51,7 @@ def test_rows_come_back_as_they_were_written(tmp_path_factory, conversations):
 def test_canonical_rows_are_plain_messages(tmp_path, write, rows):
     """What was written is checked without a word."""
     conversations = check(write("a.jsonl", rows(12))).conversations
-    write_jsonl(tmp_path / "out.jsonl", conversations)
+    write_rows(tmp_path / "out.jsonl", conversations)
 
     again = check(tmp_path / "out.jsonl")
     assert again.conversations == conversations
@@ -55,7 +61,7 @@ def test_canonical_rows_are_plain_messages(tmp_path, write, rows):
 def test_columns_that_json_cannot_hold_are_written_all_the_same(tmp_path):
     """NaN becomes null, a date its text."""
     columns = {"score": math.nan, "scores": [1.0, math.inf], "when": {1, 2}.__class__}
-    write_jsonl(tmp_path / "a.jsonl", [Conversation((Message("user", "hi"),), None, columns)])
+    write_rows(tmp_path / "a.jsonl", [Conversation((Message("user", "hi"),), None, columns)])
 
     row = json.loads((tmp_path / "a.jsonl").read_text())
     assert (row["score"], row["scores"]) == (None, [1.0, None])

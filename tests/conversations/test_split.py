@@ -41,10 +41,9 @@ def test_the_cut_is_that_of_the_contract(validation, test, count, expected):
     splits = split(rows, validation, test)
 
     assert tuple(splits.counts.values()) == expected
-    assert splits.train + splits.held_out == rows
+    cut = [row for name in ("validation", "test") if name in splits.held_out for row in getattr(splits, name)]
+    assert splits.train + cut == rows
     assert splits.rows_in == count
-    cut = [part for part in (splits.validation, splits.test) if part != OWN]
-    assert [row for part in cut for row in part] == splits.held_out
 
 
 @settings(deadline=None)
@@ -80,6 +79,29 @@ def test_a_check_may_stand_for_its_rows(write, rows):
 
     assert splits.bad_rows == {"empty_object": 1, "text": 1}
     assert (splits.rows_in, len(splits.train), len(splits.validation)) == (22, 20, 20)
+
+
+def test_rows_that_are_read_when_they_are_looked_at_are_the_same(write, rows):
+    """A check that keeps nothing gives the splits that its rows give, its note too; each may be read twice."""
+    path = write("a.jsonl", [*rows(40), {}, *rows(4)])
+    kept, streamed = check(path), check(path, keep=False)
+    expected, splits = split(kept.conversations), split(streamed)
+
+    assert streamed.conversations == []
+    assert splits.counts == expected.counts == {"train": 35, "validation": 5, "test": 4}
+    assert splits.note == expected.note
+    assert splits.note.endswith("; 4 of the rows that were cut off stand in train too")
+    for name in ("train", "validation", "test", "test"):
+        assert list(getattr(splits, name)) == getattr(expected, name)
+
+
+def test_a_file_that_changes_while_it_is_read_is_an_error(write, rows):
+    """Rows would be lost without a word."""
+    splits = split(check(write("a.jsonl", rows(20)), keep=False), "none", "none")
+    write("a.jsonl", rows(15))
+
+    with pytest.raises(DataError, match="has 15 good rows now, 20 when it was checked; let nothing write to the file"):
+        list(splits.train)
 
 
 @pytest.mark.parametrize(

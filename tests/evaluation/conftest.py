@@ -37,7 +37,8 @@ def prepare(chat_model, tmp_path):
             Conversation((Message("user", asked), Message("assistant", said)), columns=more)
             for (asked, said), more in zip(TEXTS, columns, strict=True)
         ]
-        write_jsonl(folder / "raw_data" / f"{split}.jsonl", rows)
+        with (folder / "raw_data" / f"{split}.jsonl").open("wb") as file:
+            write_jsonl(file, rows)
         tokenizer = ChatTokenizer.from_folder(chat_model)
         tokens = [tokenizer.training_tokens(row) for row in rows]
         lines = [json.dumps({"input_ids": row.ids, "labels": row.labels}) + "\n" for row in tokens]

@@ -22,12 +22,13 @@ class Rows:
     train: list
     validation: list = field(default_factory=list)
     test: list = field(default_factory=list)
-    held_out: list = field(default_factory=list)
+    held_out: frozenset = frozenset()
     bad_rows: dict = field(default_factory=dict)
 
     @property
     def rows_in(self):
-        return len(self.train) + len(self.held_out) + sum(self.bad_rows.values())
+        held_out = sum(len(getattr(self, name)) for name in self.held_out)
+        return len(self.train) + held_out + sum(self.bad_rows.values())
 
 
 @pytest.fixture
@@ -61,7 +62,12 @@ def lines(path):
 def test_the_folder_holds_what_training_and_serving_read(run, chat, tokenizer_of):
     """Ids and labels, the rows as conversations, the tokenizer, its lock, the ledger and the settings."""
     held = [chat(4), chat(5)]
-    rows = Rows(train=[chat(n) for n in (1, 2, 3)], validation=held[:1], test=held[1:], held_out=held)
+    rows = Rows(
+        train=[chat(n) for n in (1, 2, 3)],
+        validation=held[:1],
+        test=held[1:],
+        held_out=frozenset({"validation", "test"}),
+    )
     figures = run(rows)
     tokens = tokenizer_of("chatml").training_tokens(chat(2))
 
@@ -144,7 +150,10 @@ def test_every_row_and_token_is_in_one_class(run, chat, conversation):
     masked = conversation(("user", "a"), ("assistant", "b", {"weight": 0}))
     held = [chat(7), chat(8, 9)]
     rows = Rows(
-        train=[chat(1), chat(2, 9), masked], validation=held, held_out=held, bad_rows={"no_user": 2, "broken_json": 1}
+        train=[chat(1), chat(2, 9), masked],
+        validation=held,
+        held_out=frozenset({"validation"}),
+        bad_rows={"no_user": 2, "broken_json": 1},
     )
     ledger = run(rows, max_seq_length=60, on_too_long="drop")["ledger"]
 

@@ -1,18 +1,21 @@
 """Check conversations: every row of every file in one pass, every fault with its place and its fix."""
 
+import functools
 import json
+from array import array
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Literal
 
+from penala.conversations import parallel
 from penala.conversations.conversation import NOTHING, Conversation, Finding, Level, Message
 from penala.conversations.decode import decode_row
 from penala.conversations.faults import CODES, Fault
 from penala.conversations.files import find_files, read_records
-from penala.conversations.plain import PlainReader, PlainRow
+from penala.conversations.plain import PlainReader, PlainRow, Proof
 from penala.conversations.records import Record, Unreadable
 from penala.conversations.rules import faults_of, has_marker
 from penala.conversations.schemas import (
@@ -24,7 +27,7 @@ from penala.conversations.schemas import (
     read_row,
     renamed,
 )
-from penala.conversations.seen import Seen, row_key
+from penala.conversations.seen import Said, Seen, row_key
 from penala.errors import DataError
 
 MINIMUM_ROWS = 10  # what training needs, as on Azure (contract §1.5)
@@ -56,6 +59,7 @@ class Part:
     good: int = 0
     bad: Counter[str] = field(default_factory=Counter)
     conversations: list[Conversation] = field(default_factory=list)
+    keys: "array[int]" = field(default_factory=lambda: array("q"))  # of the good rows: the same for the same words
     unreadable: int = 0  # files that cannot be read at all
 
 
@@ -66,6 +70,7 @@ class Check:
     parts: list[Part]
     findings: list[Finding]
     schemas: dict[str, str]  # file -> the schema that it was read in
+    rows_again: Callable[[], Iterator[Conversation]]  # reads the good rows anew, in file order
 
     @property
     def rows(self) -> int:
@@ -140,10 +145,18 @@ def check(
         for file in skipped:
             checker.say(str(file), None, Fault("skipped_file", "", "is not a data file"))
         for file in files:
-            checker.read(file)
+            checker.part.conversations.extend(checker.rows_of(file))
         if checker.part.good < minimum_rows and not checker.part.unreadable:
             checker.say(path, None, Fault("too_few_rows", "", f"has {checker.part.good} good rows of {minimum_rows}"))
-    return Check(checker.parts, checker.findings, checker.schemas)
+    again = functools.partial(_good_rows, [file for _, (files, _) in found for file in files], schema, names)
+    return Check(checker.parts, checker.findings, checker.schemas, again)
+
+
+def _good_rows(files: Sequence[Path], schema: str, names: Names) -> Iterator[Conversation]:
+    checker = _Checker(schema, names, True, None)
+    checker.begin("")
+    for file in files:
+        yield from checker.rows_of(file)
 
 
 def require(checked: Check, *, split: Literal["train", "validation", "test"], on_bad_row: str = "error") -> None:
@@ -190,14 +203,16 @@ class _Checker:
         path, message = _printable(fault.path), _printable(fault.message)
         self.findings.append(Finding(file, line, path, level, fault.code, message, fault.fix or fix))
 
-    def read(self, path: Path) -> None:
-        """Read one file; what makes it unreadable is a finding."""
+    def rows_of(self, path: Path) -> Iterator[Conversation]:
+        """Read one file, and yield its good rows where they are kept; what makes it unreadable is a finding."""
         try:
             records = read_records(path, self.known)
             first = list(islice(records, VOTING_ROWS))
             reader = _FileReader(self, str(path), first)
-            for line, data in chain(first, records):
-                reader.take(line, data)
+            for (line, data), proof in reader.proved(chain(first, records), path):
+                conversation = reader.take(line, data, proof)
+                if self.keep and conversation is not None:
+                    yield conversation
             reader.finish()
         except Unreadable as error:
             self.part.unreadable += 1
@@ -209,40 +224,47 @@ class _FileReader:
 
     def __init__(self, checker: _Checker, file: str, first: Sequence[Record]) -> None:
         self.checker, self.file = checker, file
-        self.names, self.part, self.keep, self.each = checker.names, checker.part, checker.keep, checker.each
-        self.is_wanted = self.keep or self.each is not None
+        self.names, self.part, self.each = checker.names, checker.part, checker.each
+        self.is_wanted = checker.keep or self.each is not None
         rows = [renamed(row, self.names) for _, data in first if isinstance(row := _peek(data), dict)]
         self.schema = commonest_schema(rows) if checker.schema == "auto" else checker.schema
         checker.schemas[file] = self.schema
         is_plain = self.schema == "messages" and not self.names
-        self.plain = PlainReader(list(rows[0]) if rows else []) if is_plain else None
+        self.columns = list(rows[0]) if rows else []
+        self.plain = PlainReader(self.columns) if is_plain else None
         self.row = self.line = 0
         self.markers: list[int] = []  # lines
         self.unrendered: dict[str, list[int]] = {}  # key -> lines, one a message
 
-    def take(self, line: int, data: bytes | dict[str, Any] | Fault) -> None:
-        """Take one record."""
+    def proved(self, records: Iterator[Record], path: Path) -> Iterator[tuple[Record, Proof | None]]:
+        """Yield the records, with proofs that they are plain where other processes can make them."""
+        if self.plain is None or self.is_wanted or not parallel.pays(path):
+            return ((record, None) for record in records)
+        return parallel.proved(records, self.columns)
+
+    def take(self, line: int, data: bytes | dict[str, Any] | Fault, proof: Proof | None) -> Conversation | None:
+        """Take one record; return the row when it is good, and somebody wants it."""
         if isinstance(data, Fault) and CODES[data.code].level == "note":
             self.checker.say(self.file, None, data)
-            return
+            return None
         self.row += 1
         self.part.rows += 1
         self.shares_line = line == self.line  # one line holds several rows: the list was not printed over lines
         self.line = line
         said = len(self.checker.findings)
-        if self.plain is not None and isinstance(data, bytes) and (row := self.plain.read(data)) is not None:
+        if proof is not None:
+            self._look_around(line, proof)
+            conversation = None  # nobody wants it
+        elif self.plain is not None and isinstance(data, bytes) and (row := self.plain.read(data)) is not None:
             conversation = self._take_plain(line, self.plain, row)
         else:
             conversation = self._take_with_care(line, data)
-        if self.keep and conversation is not None:
-            self.part.conversations.append(conversation)
         if self.each is not None:
             self.each(Judged(self.file, line, self.row, conversation, self.checker.findings[said:], data))
+        return conversation
 
     def _take_plain(self, line: int, reader: PlainReader, row: PlainRow) -> Conversation | None:
-        self.part.good += 1
-        key = row_key(row.roles, row.joined)
-        self._look_around(line, key, row.decoded.prompt, row.decoded.prompt_id, row.joined)
+        self._look_around(line, row.proof())
         if not self.is_wanted:
             return None
         messages = tuple([Message(role, text, NOTHING) for role, text in zip(row.roles, row.texts, strict=True)])
@@ -257,13 +279,12 @@ class _FileReader:
         if errors or row is None:
             self.part.bad[errors[0]] += 1
             return None
-        self.part.good += 1
         joined = "\0".join(turn.content or "" for turn in row.turns)
         written = tuple(turn.written for turn in row.turns)
         extra = [turn.extra for turn in row.turns]
         more = json.dumps([extra, row.tools], sort_keys=True, default=str) if any(extra) or row.tools else ""
-        prompt, prompt_id = row.columns.get("prompt"), row.columns.get("prompt_id")
-        self._look_around(line, row_key(written, joined, more), prompt, prompt_id, joined)
+        said = Said.of(row_key(written, joined, more), row.columns.get("prompt"), row.columns.get("prompt_id"))
+        self._look_around(line, Proof(said, has_marker(joined)))
         self._note_keys(line, row)
         if not self.is_wanted:
             return None
@@ -281,10 +302,12 @@ class _FileReader:
             faults.extend(faults_of(row))
         return row, faults
 
-    def _look_around(self, line: int, key: int, prompt: Any, prompt_id: Any, joined: str) -> None:
-        for fault in self.checker.seen.look(key, prompt, prompt_id, (len(self.checker.parts), self.file, line)):
+    def _look_around(self, line: int, proof: Proof) -> None:
+        self.part.good += 1
+        self.part.keys.append(proof.said.key)
+        for fault in self.checker.seen.look(proof.said, (len(self.checker.parts), self.file, line)):
             self._say(fault)
-        if has_marker(joined):
+        if proof.has_marker:
             self.markers.append(line)
 
     def _say(self, fault: Fault) -> None:

@@ -5,7 +5,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 from penala.errors import DataError
 
@@ -70,14 +70,9 @@ class Finding:
         return f"{self.level}: {where}: {self.message}{fix} [{self.code}]"
 
 
-def write_jsonl(path: Path, conversations: Iterable[Conversation]) -> int:
-    """Write canonical rows, one a line in UTF-8; return how many. The same conversations give the same bytes."""
-    count = 0
-    with path.open("w", encoding="utf-8", newline="\n") as out:
-        for conversation in conversations:
-            out.write(json_line(conversation.as_dict()) + "\n")
-            count += 1
-    return count
+def write_jsonl(file: BinaryIO, conversations: Iterable[Conversation]) -> None:
+    """Append canonical rows, one a line in UTF-8. The same conversations give the same bytes."""
+    file.writelines(f"{json_line(conversation.as_dict())}\n".encode() for conversation in conversations)
 
 
 def read_jsonl(path: Path) -> Iterator[Conversation]:

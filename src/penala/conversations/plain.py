@@ -10,7 +10,16 @@ from typing import Any, Literal, NamedTuple
 
 import msgspec
 
-from penala.conversations.rules import INVISIBLE, LONG_CHARACTERS, LONG_MESSAGES, is_orderly, is_sha256, sha256
+from penala.conversations.rules import (
+    INVISIBLE,
+    LONG_CHARACTERS,
+    LONG_MESSAGES,
+    has_marker,
+    is_orderly,
+    is_sha256,
+    sha256,
+)
+from penala.conversations.seen import Said, row_key
 
 UNSET = msgspec.UNSET
 _NOT_PLAIN = ("messages", "tools", "functions")
@@ -21,6 +30,13 @@ class _Message(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     content: str
 
 
+class Proof(NamedTuple):
+    """What stays of a row that was proved plain: digests of what it says (see seen.py), and of its columns."""
+
+    said: Said
+    has_marker: bool
+
+
 class PlainRow(NamedTuple):
     """A row without a fault: who speaks, what they say, all of it in one text, and the decoded row itself."""
 
@@ -28,6 +44,11 @@ class PlainRow(NamedTuple):
     texts: list[str]
     joined: str  # the texts with NUL between them
     decoded: Any  # has the attributes prompt and prompt_id, UNSET where the row has no such column
+
+    def proof(self) -> Proof:
+        """Return what is remembered of the row."""
+        said = Said.of(row_key(self.roles, self.joined), self.decoded.prompt, self.decoded.prompt_id)
+        return Proof(said, has_marker(self.joined))
 
 
 class PlainReader:

@@ -1,7 +1,7 @@
 """What earlier rows said, so that a row that comes again is noticed, in its own file or in another split."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from penala.conversations.faults import Fault
 
@@ -16,6 +16,23 @@ def row_key(roles: tuple[str, ...], joined: str, more: str = "") -> int:
     return hash((roles, joined, more))
 
 
+class Said(NamedTuple):
+    """What a row says, as digests of 64 bits; None where it has no prompt or no prompt_id of its own."""
+
+    key: int
+    prompt: int | None
+    prompt_id: int | None
+
+    @classmethod
+    def of(cls, key: int, prompt: Any, prompt_id: Any) -> "Said":
+        """Take the digests of a row's columns."""
+        return cls(
+            key,
+            hash(prompt) if isinstance(prompt, str) else None,
+            hash(prompt_id) if isinstance(prompt_id, str | int) else None,
+        )
+
+
 class Seen:
     """The good rows so far, by what they say, by prompt and by prompt_id. Holds digests, not texts."""
 
@@ -24,23 +41,22 @@ class Seen:
         self._prompts: dict[int, Place] = {}
         self._ids: dict[int, tuple[int, Place]] = {}
 
-    def look(self, key: int, prompt: Any, prompt_id: Any, place: Place) -> Sequence[Fault]:
+    def look(self, said: Said, place: Place) -> Sequence[Fault]:
         """Remember a row; return what it repeats. A repeated row is not blamed for its repeated prompt too."""
-        first = self._rows.setdefault(key, place)
+        first = self._rows.setdefault(said.key, place)
         if first is not place:
             if first[0] != place[0]:
                 return [Fault("in_two_splits", "", f"stands in another split too, at {_at(first)}")]
             return [Fault("duplicate", "", f"says the same as the row at {_at(first)}")]
-        if not isinstance(prompt, str):
+        if said.prompt is None:
             return ()
         faults = []
-        said = hash(prompt)
-        first = self._prompts.setdefault(said, place)
+        first = self._prompts.setdefault(said.prompt, place)
         if first is not place:
             faults.append(Fault("same_prompt", "prompt", f"the same prompt stands at {_at(first)}"))
-        if isinstance(prompt_id, str | int):
-            other, first = self._ids.setdefault(hash(prompt_id), (said, place))
-            if other != said:
+        if said.prompt_id is not None:
+            other, first = self._ids.setdefault(said.prompt_id, (said.prompt, place))
+            if other != said.prompt:
                 faults.append(Fault("same_prompt_id", "prompt_id", f"another prompt has this id at {_at(first)}"))
         return faults
 

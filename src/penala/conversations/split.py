@@ -12,35 +12,32 @@ its rows from what train would keep. Rows stay in file order, head to tail: no s
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
 from penala.conversations.check import MINIMUM_ROWS, Check
 from penala.conversations.conversation import Conversation
+from penala.conversations.streamed import StreamedRows
 from penala.errors import DataError, UsageError
 
-Rows = Sequence[Conversation] | Check
-Spec = Rows | str | None
+Rows = list[Conversation] | StreamedRows
+Spec = list[Conversation] | Check | str | None
 _SHARE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*%\s*")
 _HINT = "add rows, or say `none` for validation or test"
 
 
 @dataclass(frozen=True, slots=True)
 class Splits:
-    """The rows of each split in file order; `held_out` are those of validation and test that were cut off train."""
+    """The rows of each split in file order; `held_out` names the splits that were cut off train."""
 
-    train: list[Conversation]
-    validation: list[Conversation]
-    test: list[Conversation]
-    held_out: list[Conversation]
+    train: Rows
+    validation: Rows
+    test: Rows
+    held_out: frozenset[str]
+    rows_in: int  # every row of the train file, as the ledger counts them: kept, held out and bad
     note: str  # what was cut, in words
     bad_rows: Mapping[str, int] = field(default_factory=dict)  # rows of train that are bad, by code
-
-    @property
-    def rows_in(self) -> int:
-        """Every row of the train file, as the ledger counts them: kept, held out and bad."""
-        return len(self.train) + len(self.held_out) + sum(self.bad_rows.values())
 
     @property
     def counts(self) -> dict[str, int]:
@@ -48,11 +45,14 @@ class Splits:
         return {"train": len(self.train), "validation": len(self.validation), "test": len(self.test)}
 
 
-def split(train: Rows, validation: Spec = None, test: Spec = None, *, minimum_rows: int = MINIMUM_ROWS) -> Splits:
+def split(
+    train: list[Conversation] | Check, validation: Spec = None, test: Spec = None, *, minimum_rows: int = MINIMUM_ROWS
+) -> Splits:
     """Return the three splits, cut by the rules above.
 
-    A spec is rows (or the Check that read them), a share of train such as "10%", "none", or None for unset. Raises
-    UsageError for anything else, DataError when a split would be empty or train would keep fewer than `minimum_rows`.
+    A spec is rows (or the Check that counted them: its rows are read when they are looked at), a share of train such as
+    "10%", "none", or None for unset. Raises UsageError for anything else, DataError when a split would be empty or
+    train would keep fewer than `minimum_rows`.
     """
     rows = _rows(train)
     shares = _shares(validation, test)
@@ -74,7 +74,9 @@ def split(train: Rows, validation: Spec = None, test: Spec = None, *, minimum_ro
             *_leaks(kept, rows[validation_at:]),
         ]
     )
-    return Splits(kept, *parts, rows[validation_at:], note, train.bad_rows if isinstance(train, Check) else {})
+    held_out = frozenset(name for name, share in zip(("validation", "test"), shares, strict=True) if share)
+    bad_rows = train.bad_rows if isinstance(train, Check) else {}
+    return Splits(kept, *parts, held_out, len(rows) + sum(bad_rows.values()), note, bad_rows)
 
 
 def share_of(spec: Spec) -> float | None:
@@ -103,11 +105,11 @@ def _round_share(count: int, percent: float) -> int:
     return int(count * percent / 100 + 0.5)
 
 
-def _rows(rows: Rows) -> list[Conversation]:
-    return rows.conversations if isinstance(rows, Check) else list(rows)
+def _rows(rows: list[Conversation] | Check) -> Rows:
+    return StreamedRows(rows) if isinstance(rows, Check) else rows
 
 
-def _part(name: Literal["validation", "test"], spec: Spec, share: float, cut: list[Conversation]) -> list[Conversation]:
+def _part(name: Literal["validation", "test"], spec: Spec, share: float, cut: Rows) -> Rows:
     if share and not cut:
         raise DataError(f"{share:g} % of train is less than one row for {name}", fix=_HINT)
     if share or spec is None or isinstance(spec, str):
@@ -117,7 +119,7 @@ def _part(name: Literal["validation", "test"], spec: Spec, share: float, cut: li
     return rows
 
 
-def _note(name: str, share: float, start: int, rows: list[Conversation]) -> str:
+def _note(name: str, share: float, start: int, rows: Rows) -> str:
     if share:
         return f"{name}: {_range(start, start + len(rows))}, cut off train ({share:g} %)"
     return f"{name}: {len(rows)} rows of its own" if rows else f"no {name}"
@@ -127,7 +129,11 @@ def _range(start: int, end: int) -> str:
     return f"rows {start + 1}-{end} ({end - start})"
 
 
-def _leaks(kept: list[Conversation], cut: list[Conversation]) -> list[str]:
-    known = {conversation.messages for conversation in kept}
-    count = sum(conversation.messages in known for conversation in cut)
+def _leaks(kept: Rows, cut: Rows) -> list[str]:
+    known = set(_keys(kept))
+    count = sum(key in known for key in _keys(cut))
     return [f"{count} of the rows that were cut off stand in train too"] if count else []
+
+
+def _keys(rows: Rows) -> Iterable[object]:
+    return rows.keys if isinstance(rows, StreamedRows) else (conversation.messages for conversation in rows)

@@ -15,10 +15,11 @@ def prove(tokenizer: ChatTokenizer, tokens: TrainingTokens) -> None:
     """
     if len(tokens.labels) != len(tokens.ids):
         raise TokensError(f"{len(tokens.ids)} ids have {len(tokens.labels)} labels", where=tokens.where)
-    for n, (id_, label) in enumerate(zip(tokens.ids, tokens.labels, strict=True)):
-        if label not in (NO_LOSS, id_):
-            raise _violation(tokenizer, tokens, n, f"is trained as another token, {label}")
     runs = list(_runs(tokenizer, tokens))
+    for first, last in runs:
+        if tokens.labels[first : last + 1] != tokens.ids[first : last + 1]:
+            n = next(n for n in range(first, last + 1) if tokens.labels[n] != tokens.ids[n])
+            raise _violation(tokenizer, tokens, n, f"is trained as another token, {tokens.labels[n]}")
     if not runs:
         fix = "a row needs an assistant message whose weight is not 0"
         raise TokensError("no token is supervised", where=tokens.where, fix=fix)
@@ -32,26 +33,33 @@ def prove(tokenizer: ChatTokenizer, tokens: TrainingTokens) -> None:
         if tokens.ids[last] not in tokenizer.end_ids:
             what = f"is the last one supervised in messages[{turn.message}] and ends no turn"
             raise _violation(tokenizer, tokens, last, what)
-        for n in range(first, last + 1):
-            if any(starts[n] < end and ends[n] > start for start, end in tokens.others):
-                raise _violation(tokenizer, tokens, n, "is supervised and belongs to another message")
+        begin, finish = min(starts[first : last + 1]), max(ends[first : last + 1])
+        for start, end in tokens.others:
+            if begin < end and finish > start:  # else no token of the run lies there
+                for n in range(first, last + 1):
+                    if starts[n] < end and ends[n] > start:
+                        raise _violation(tokenizer, tokens, n, "is supervised and belongs to another message")
 
 
 def _runs(tokenizer: ChatTokenizer, tokens: TrainingTokens) -> Iterator[tuple[int, int]]:
     """Yield the first and the last token of each run of supervised tokens; a token that ends a turn ends its run."""
-    first: int | None = None
-    for n, label in enumerate(tokens.labels):
-        if label == NO_LOSS:
-            if first is not None:
-                yield first, n - 1
-            first = None
-            continue
-        first = n if first is None else first
-        if label in tokenizer.end_ids:
-            yield first, n
-            first = None
-    if first is not None:
-        yield first, len(tokens.labels) - 1
+    is_supervised = bytes(map(NO_LOSS.__ne__, tokens.labels))
+    first = is_supervised.find(1)
+    while first >= 0:
+        stop = is_supervised.find(0, first)
+        stop = len(is_supervised) if stop < 0 else stop
+        ends = (_find(tokens.labels, end, first, stop) for end in tokenizer.end_ids)
+        last = min(ends, default=stop - 1)
+        yield first, last
+        first = is_supervised.find(1, last + 1)
+
+
+def _find(labels: list[int], end: int, first: int, stop: int) -> int:
+    """Return where a token first stands in labels[first:stop], or else the last place there."""
+    try:
+        return labels.index(end, first, stop)
+    except ValueError:
+        return stop - 1
 
 
 def _violation(tokenizer: ChatTokenizer, tokens: TrainingTokens, n: int, what: str) -> TokensError:

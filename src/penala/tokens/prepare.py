@@ -8,15 +8,18 @@ template_lock.json ledger.json preprocess_args.json
 
 import json
 import shutil
+from array import array
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from penala.conversations.conversation import Conversation, write_jsonl
+from penala.conversations.conversation import Conversation, read_jsonl, write_jsonl
 from penala.conversations.ledger import Ledger
 from penala.errors import DataError, TokensError
 from penala.tokens import lock
@@ -25,23 +28,31 @@ from penala.tokens.labels import ALL_TURNS, Supervision, TrainingTokens
 from penala.tokens.mask import prove
 
 BATCH_ROWS = 64  # are rendered and tokenised together, on all cores
+FIRST_ROWS = 1000  # of train, in which short ones are looked for that the template lock renders
 SHOWN = 20  # of the rows that cannot be prepared
 MODEL_FILES = ("config.json", "generation_config.json")  # they say where a reply ends, and how long a row may be
 
 Report = Callable[[dict[str, Any]], None]
 
 
+class Rows(Protocol):
+    """The rows of one split, which may be read anew each time they are looked at."""
+
+    def __len__(self) -> int: ...
+    def __iter__(self) -> Iterator[Conversation]: ...
+
+
 class Splits(Protocol):
     """What is asked of penala.conversations.split.Splits."""
 
     @property
-    def train(self) -> list[Conversation]: ...
+    def train(self) -> Rows: ...
     @property
-    def validation(self) -> list[Conversation]: ...
+    def validation(self) -> Rows: ...
     @property
-    def test(self) -> list[Conversation]: ...
+    def test(self) -> Rows: ...
     @property
-    def held_out(self) -> list[Conversation]: ...
+    def held_out(self) -> Container[str]: ...
     @property
     def rows_in(self) -> int: ...
     @property
@@ -68,13 +79,14 @@ def prepare(splits: Splits, model_folder: Path, out: Path, settings: PrepareSett
     (out / "raw_data").mkdir(parents=True, exist_ok=True)
     parts = {"train": preparation.write("train", splits.train, out)}
     parts["validation"] = preparation.write("validation", splits.validation, out)
-    if splits.test:
+    if len(splits.test):
         parts["test"] = preparation.write("test", splits.test, out)
     ledger = preparation.close()
     for name in [*tokenizer_files(model_folder), *(name for name in MODEL_FILES if (model_folder / name).is_file())]:
         (out / name).parent.mkdir(exist_ok=True)
         shutil.copyfile(model_folder / name, out / name)
-    lock.TemplateLock.make(tokenizer, parts["train"].rows).save(out / lock.FILE)
+    first = islice(read_jsonl(out / "raw_data" / "train.jsonl"), FIRST_ROWS)
+    lock.TemplateLock.make(tokenizer, first).save(out / lock.FILE)
     _write_json(out / "ledger.json", {**ledger, "changed_rows": preparation.changed})
     _write_json(out / "preprocess_args.json", {**asdict(settings), "limit": preparation.limit})
     return {
@@ -86,10 +98,9 @@ def prepare(splits: Splits, model_folder: Path, out: Path, settings: PrepareSett
 
 @dataclass(slots=True)
 class _Part:
-    """What became of one split: the rows as they are trained, their lengths, their supervised tokens."""
+    """What became of one split: the lengths of its rows as they are trained, and their supervised tokens."""
 
-    rows: list[Conversation] = field(default_factory=list)
-    lengths: list[int] = field(default_factory=list)
+    lengths: "array[int]" = field(default_factory=lambda: array("i"))
     supervised: int = 0
 
 
@@ -108,7 +119,7 @@ class _Preparation:
         self._ledger = Ledger(splits.rows_in)
         for code, rows in splits.bad_rows.items():
             self._ledger.add("dropped", rows=rows, reason=code)
-        self._held_out = frozenset(map(id, splits.held_out))
+        self._held_out = splits.held_out
         self._total = len(splits.train) + len(splits.validation) + len(splits.test)
         self._done = 0
         self._problems: list[str] = []
@@ -117,23 +128,21 @@ class _Preparation:
         if settings.max_seq_length > self.limit:
             self._note(f"max_seq_length is {settings.max_seq_length:,}, the model takes {self.limit:,} tokens at most")
 
-    def write(self, split: str, rows: Sequence[Conversation], out: Path) -> _Part:
-        """Write the ids and labels of one split, and its conversations."""
+    def write(self, split: str, rows: Rows, out: Path) -> _Part:
+        """Write the ids and labels of one split, and its conversations, holding no more than a batch of them."""
         import msgspec
 
         part = _Part()
-        with (out / f"{split}.jsonl").open("wb") as file:
-            for start in range(0, len(rows), BATCH_ROWS):
-                batch = rows[start : start + BATCH_ROWS]
-                for row, tokens in self._prepared(split, batch):
-                    file.write(msgspec.json.encode({"input_ids": tokens.ids, "labels": tokens.labels}) + b"\n")
-                    part.rows.append(row)
+        with (out / f"{split}.jsonl").open("wb") as ids, (out / "raw_data" / f"{split}.jsonl").open("wb") as raw:
+            for batch, results in self._tokenised(rows):
+                for row, tokens in self._prepared(split, batch, results):
+                    ids.write(msgspec.json.encode({"input_ids": tokens.ids, "labels": tokens.labels}) + b"\n")
+                    write_jsonl(raw, [row])
                     part.lengths.append(len(tokens.ids))
                     part.supervised += tokens.num_supervised
                 self._done += len(batch)
                 progress = {"done": self._done, "total": self._total, "unit": "conversations"}
                 self._report({"event": "progress", **progress})
-        write_jsonl(out / "raw_data" / f"{split}.jsonl", part.rows)
         return part
 
     def close(self) -> dict[str, Any]:
@@ -147,9 +156,26 @@ class _Preparation:
             self._note(f"{remark} (rows: {rows:,})")
         return self._ledger.as_dict()
 
-    def _prepared(self, split: str, batch: Sequence[Conversation]) -> Iterator[tuple[Conversation, TrainingTokens]]:
+    def _tokenised(self, rows: Rows) -> Iterator[tuple[list[Conversation], list[TrainingTokens | TokensError]]]:
+        """Yield rows in batches; while one is looked at, a thread works on the next: the tokenizer needs no Python."""
+        left = iter(rows)
+        with ThreadPoolExecutor(1) as ahead:
+
+            def begin() -> tuple[list[Conversation], Future[list[TrainingTokens | TokensError]]]:
+                batch = list(islice(left, BATCH_ROWS))
+                settings = self._settings.supervision
+                return batch, ahead.submit(self._tokenizer.training_tokens_of, batch, settings, now=self._now)
+
+            batch, results = begin()
+            while batch:
+                following = begin()
+                yield batch, results.result()
+                batch, results = following
+
+    def _prepared(
+        self, split: str, batch: Sequence[Conversation], results: Sequence[TrainingTokens | TokensError]
+    ) -> Iterator[tuple[Conversation, TrainingTokens]]:
         """Yield the rows that are kept, as they are trained."""
-        results = self._tokenizer.training_tokens_of(batch, self._settings.supervision, now=self._now)
         for conversation, whole in zip(batch, results, strict=True):
             try:
                 if isinstance(whole, TokensError):
@@ -193,9 +219,9 @@ class _Preparation:
         return (replace(row, messages=row.messages[: ends[fitting - 1]]), tokens) if tokens.num_supervised else None
 
     def _enter(self, split: str, row: Conversation, whole: TrainingTokens, kept: TrainingTokens | None) -> None:
-        """Enter a row that came from train in the ledger: `whole` as it came, `kept` as it is trained."""
+        """Enter a row that stood in train in the ledger: `whole` as it came, `kept` as it is trained."""
         tokens = len(whole.ids)
-        if id(row) in self._held_out:
+        if split in self._held_out:
             self._ledger.add("held_out", tokens=tokens)
         elif split == "train" and kept is None:
             self._ledger.add("dropped", tokens=tokens, reason="too_long")

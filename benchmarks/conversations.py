@@ -1,0 +1,149 @@
+"""Reading and checking conversations beside json.loads and datasets: the same file of ultrachat's shape.
+
+    python benchmarks/conversations.py                      200 MB, made for the run
+    python benchmarks/conversations.py --megabytes 1000     as large as ultrachat_200k's train_sft
+    python benchmarks/conversations.py --file FILE          a JSONL file of your own
+
+Each contestant runs in a process of its own, which tells its peak memory; they take turns, and medians are compared.
+"""
+
+import argparse
+import json
+import os
+import random
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from hashlib import sha256
+from pathlib import Path
+
+SHARE_WITH_ACCENTS = 0.25  # of the rows: 26 % of ultrachat's are not ASCII
+WORDS = 4000
+WORDS_A_MESSAGE = (10, 230)
+
+
+def write_rows(path: Path, num_bytes: int) -> None:
+    """Write conversations of two to eight messages with prompt and prompt_id, until the file is large enough."""
+    rng = random.Random(0)
+    plain = ["".join(rng.choices("etaoinshrdlcum", k=rng.randint(2, 9))) for _ in range(WORDS)]
+    plain += ['"so"', "end.\n\n", "one,", "it's"] * (WORDS // 40)
+    accented = [*plain, *("café", "naïve", "\u201cso\u201d", "\u2019s") * (WORDS // 40)]
+    written = 0
+    with path.open("w", encoding="utf-8") as file:
+        while written < num_bytes:
+            words = accented if rng.random() < SHARE_WITH_ACCENTS else plain
+            texts = [
+                " ".join(rng.choices(words, k=rng.randint(*WORDS_A_MESSAGE))) for _ in range(rng.choice((2, 4, 6, 8)))
+            ]
+            roles = ("user", "assistant") * 4
+            row = {
+                "prompt": texts[0],
+                "prompt_id": sha256(texts[0].encode()).hexdigest(),
+                "messages": [{"content": text, "role": role} for text, role in zip(texts, roles, strict=False)],
+            }
+            written += file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def json_loads(path: Path) -> int:
+    """Parse each line and do nothing with it."""
+    with path.open("rb") as file:
+        return sum(1 for line in file if json.loads(line))
+
+
+def typed_decode(path: Path) -> int:
+    """Decode each line into typed structs, as the check begins."""
+    import msgspec
+
+    class Message(msgspec.Struct, gc=False):
+        role: str
+        content: str
+
+    class Row(msgspec.Struct, gc=False):
+        messages: list[Message]
+        prompt: str
+        prompt_id: str
+
+    decode = msgspec.json.Decoder(Row).decode
+    with path.open("rb") as file:
+        return sum(1 for line in file if decode(line))
+
+
+def check_on_one_core(path: Path) -> int:
+    """Check every rule on every row."""
+    from penala.conversations.check import check
+
+    return check(path, keep=False).good
+
+
+def load_dataset(path: Path) -> int:
+    """Let datasets read the file into Arrow; its cache is empty."""
+    import datasets
+
+    datasets.disable_progress_bars()
+    with tempfile.TemporaryDirectory() as cache:
+        return len(datasets.load_dataset("json", data_files=str(path), split="train", cache_dir=cache))
+
+
+CONTESTANTS: dict[str, Callable[[Path], int]] = {
+    "json.loads": json_loads,
+    "typed decode": typed_decode,
+    "penala, all rules": check_on_one_core,
+    "datasets.load_dataset": load_dataset,
+}
+
+
+def work(contestant: str, path: Path) -> None:
+    """Run one contestant; print what was seen as one line of JSON."""
+    started = time.perf_counter()
+    rows = CONTESTANTS[contestant](path)
+    seconds = time.perf_counter() - started
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    print(json.dumps({"seconds": seconds, "rows": rows, "peak_bytes": peak}))
+
+
+def compare(path: Path, rounds: int, contestants: list[str]) -> None:
+    """Let the contestants take turns and print the table."""
+    runs: dict[str, list[dict[str, float]]] = {contestant: [] for contestant in contestants}
+    for _ in range(rounds):
+        for contestant in contestants:
+            command = [sys.executable, __file__, "--worker", contestant, "--file", str(path)]
+            environment = os.environ | {"HF_HUB_OFFLINE": "1"}
+            done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True, text=True)
+            runs[contestant].append(json.loads(done.stdout.splitlines()[-1]))
+    size = path.stat().st_size
+    base = statistics.median(run["seconds"] for run in runs["json.loads"])
+    print(f"{size / 1e6:,.0f} MB, {runs['json.loads'][0]['rows']:,} rows")
+    print(f"{'':30}{'s':>8}{'MB/s':>8}{'x json.loads':>14}{'peak MB':>10}")
+    for contestant, found in runs.items():
+        seconds = statistics.median(run["seconds"] for run in found)
+        peak = max(run["peak_bytes"] for run in found) / 1e6
+        print(f"{contestant:30}{seconds:8.2f}{size / 1e6 / seconds:8.0f}{base / seconds:14.2f}{peak:10.0f}")
+
+
+def main() -> None:
+    """Parse, then compare or work."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--file", type=Path, help="a JSONL file; unset: one is made")
+    parser.add_argument("--megabytes", type=int, default=200)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--only", action="append", choices=CONTESTANTS, help="beside json.loads; may be repeated")
+    parser.add_argument("--worker", choices=CONTESTANTS, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    contestants = ["json.loads", *(name for name in arguments.only or CONTESTANTS if name != "json.loads")]
+    if arguments.worker:
+        work(arguments.worker, arguments.file)
+    elif arguments.file:
+        compare(arguments.file, arguments.rounds, contestants)
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "rows.jsonl"
+            write_rows(path, arguments.megabytes * 1_000_000)
+            compare(path, arguments.rounds, contestants)
+
+
+if __name__ == "__main__":
+    main()
