@@ -1,7 +1,9 @@
 """What tests of several rooms share: one tiny model that can chat, and is written without torch."""
 
+import importlib.util
 import json
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -73,3 +75,14 @@ def write_chat_model(folder: Path) -> Path:
 def chat_model(tmp_path_factory) -> Path:
     """A tiny random chat model as a plain model folder. Copy it before you change it."""
     return write_chat_model(tmp_path_factory.mktemp("chat") / "model")
+
+
+@pytest.fixture(scope="session")
+def hub_class() -> ModuleType:
+    """The hub of hub.py, which lies beside this file."""
+    spec = importlib.util.spec_from_file_location("hub", Path(__file__).with_name("hub.py"))
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

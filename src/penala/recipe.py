@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -49,9 +49,38 @@ SAID_ELSEWHERE: Mapping[str, str] = {
 }
 _COMPUTE = re.compile(r"^(compute|instance_type|shm_size)_")
 _SHARE = re.compile(r"^(\d+(?:\.\d+)?)\s*%$")
+_HUB = re.compile(
+    r"hf://datasets/(?P<repo>[^/@]+/[^/@]+)(?:@(?P<revision>refs/(?:convert|pr)/[^/]+|[^/]+))?"
+    r"(?:/(?P<config>[^/]+))?/(?P<split>\w+(?:\.\w+)*)"
+)
 Split = Annotated[str, Field(description="A path, a share of train such as 10%, or none")]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,254}$")]
 EndpointName = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9-]{1,30}[A-Za-z0-9]$")]
+
+
+class HubAddress(NamedTuple):
+    """A split of a data set on the Hugging Face hub."""
+
+    repo: str
+    revision: str | None
+    config: str | None
+    split: str
+
+    def __str__(self) -> str:
+        at = f"@{self.revision}" if self.revision else ""
+        return "/".join(filter(None, (f"hf://datasets/{self.repo}{at}", self.config, self.split)))
+
+
+def hub_address(value: str | None) -> HubAddress | None:
+    """Return what hf://datasets/OWNER/NAME[@REVISION][/CONFIG]/SPLIT names, or None for what does not begin so.
+
+    Raises ValueError for one that is not whole.
+    """
+    if value is None or not value.startswith("hf://"):
+        return None
+    if (match := _HUB.fullmatch(value)) is None:
+        raise ValueError(f"{value} names no split; write hf://datasets/OWNER/NAME/SPLIT")
+    return HubAddress(match["repo"], match["revision"], match["config"], match["split"])
 
 
 class _Part(BaseModel):
@@ -61,7 +90,7 @@ class _Part(BaseModel):
 class Conversations(_Part):
     """Which conversations, and what happens to rows that do not fit."""
 
-    train: str = Field(description="File, folder or glob of conversations")
+    train: str = Field(description="File, folder or glob of conversations, or hf://datasets/REPO/SPLIT")
     validation: Split | None = None
     test: Split | None = None
     schema_: Literal["auto", "messages", "sharegpt", "alpaca", "prompt_completion"] = Field("auto", alias="schema")
@@ -69,11 +98,10 @@ class Conversations(_Part):
     on_bad_row: Literal["error", "drop"] = "error"
     on_too_long: Literal["error", "cut_turns", "drop"] = "error"
 
-    @field_validator("train")
+    @field_validator("train", "validation", "test")
     @classmethod
-    def _no_hub_set_yet(cls, value: str) -> str:
-        if value.startswith("hf://"):
-            raise ValueError("sets of the hub cannot be read yet; give a file, a folder or a glob")
+    def _hub_addresses_are_whole(cls, value: str | None) -> str | None:
+        hub_address(value)
         return value
 
     @field_validator("validation", "test")

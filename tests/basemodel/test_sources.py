@@ -27,17 +27,6 @@ except PenalaError as error:
 """
 
 
-@pytest.fixture(scope="session")
-def hub_class():
-    """The hub of hub.py, which lies beside this file."""
-    import importlib.util
-
-    spec = importlib.util.spec_from_file_location("hub", Path(__file__).with_name("hub.py"))
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def start(entry: Entry, cache: Path, **environment: str) -> subprocess.Popen[str]:
     """Start `obtain` in a fresh interpreter: pip and the hub client read their environment when they are imported."""
     command = [sys.executable, "-c", OBTAIN, json.dumps(entry.to_dict()), str(cache)]

@@ -3,6 +3,8 @@
 import json
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from penala.cli.output import say
@@ -157,3 +159,17 @@ def follow(workspace: "Workspace", job: str, display: Display, *, cancel: bool =
         workspace.jobs.cancel(job)
         for _ in workspace.jobs.follow(job, revive=True):
             pass
+
+
+@contextmanager
+def fetching(title: str) -> Iterator[Callable[[dict[str, Any]], None]]:
+    """Give a function that shows, on stderr, the notes and the progress of something that is fetched."""
+    with Display.choose({}, as_json=False) as display:
+
+        def report(event: dict[str, Any]) -> None:
+            if event["event"] == "progress":
+                display.progress(title, event)
+            else:
+                display.line(event["text"])
+
+        yield report

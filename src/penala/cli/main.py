@@ -12,7 +12,7 @@ from penala.errors import PenalaError
 COMMANDS = {
     "run": "Take conversations to a tuned model behind an endpoint",
     "recipe": "Write, check and explain recipes",
-    "data": "Check conversations and look at their tokens",
+    "data": "Download, check, report and show conversations",
     "models": "Base models and tuned model versions",
     "jobs": "Follow, stop and read jobs",
     "endpoints": "Addresses that answer, their keys and traffic",

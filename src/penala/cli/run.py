@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from penala.cli.follow import Display, follow
+from penala.cli.follow import Display, fetching, follow
 from penala.cli.output import say
 from penala.cli.summary import print_summary
 
@@ -71,7 +71,8 @@ def _run(
         say(f"{file} is fine. Next: `penala run {file}`")
         return None
     with Workspace.open(workspace, create=True) as opened:
-        name = submit(opened, recipe, checked, force_rerun=force_rerun, deploy=deploy)
+        with fetching("Fetching conversations") as report:
+            name = submit(opened, recipe, checked, force_rerun=force_rerun, deploy=deploy, report=report)
         with Display.choose(opened.jobs.titles(name), as_json=as_json) as display:
             follow(opened, name, display)
         result = opened.jobs.result(name)

@@ -16,7 +16,7 @@ from penala.workspace.tail import Deploy, Register, Score, Tail
 
 if TYPE_CHECKING:
     from penala.basemodel.catalogue import Entry
-    from penala.recipe import Recipe, Setting
+    from penala.recipe import HubAddress, Recipe, Setting
     from penala.workspace.client import Workspace
 
 SplitName = Literal["train", "validation", "test"]
@@ -49,7 +49,7 @@ def preflight(recipe: "Recipe") -> Preflight:
         if not path.is_file():
             raise RecipeError("no such file", where=f"{recipe.file}: {key}: {path}", fix="check the path")
     sample = _sample(recipe)
-    data = _check_data(recipe)
+    data = _check_data(recipe, notes)
     _check_memory(base, settings)
     return Preflight(base, settings, notes, data, sample)
 
@@ -79,15 +79,27 @@ def _leaves(key: str, value: Any, given: Mapping[str, Any]) -> list[tuple[str, A
 
 
 def submit(
-    workspace: "Workspace", recipe: "Recipe", checked: Preflight, *, force_rerun: bool = False, deploy: bool = True
+    workspace: "Workspace",
+    recipe: "Recipe",
+    checked: Preflight,
+    *,
+    force_rerun: bool = False,
+    deploy: bool = True,
+    report: Callable[[dict[str, Any]], None] = lambda event: None,
 ) -> str:
-    """Make the job of a checked recipe, or take the unfinished one of the same recipe; start it and return its name."""
+    """Make the job of a checked recipe, or take the unfinished one of the same recipe; start it and return its name.
+
+    Conversations that lie on the hub are fetched first; `report` is told how far they are.
+    """
     from penala.workspace.components import shipped_pipeline
     from penala.workspace.plan import make_plan
 
     jobs = workspace.jobs
     plan = make_plan(
-        shipped_pipeline(PIPELINE), _inputs(workspace, recipe, checked), folder=recipe.folder, digest_path=jobs.digests
+        shipped_pipeline(PIPELINE),
+        _inputs(workspace, recipe, checked, report),
+        folder=recipe.folder,
+        digest_path=jobs.digests,
     )
     name = jobs.submit(
         plan,
@@ -182,11 +194,15 @@ def _splits(recipe: "Recipe") -> dict[SplitName, str]:
     return {split: value for split, value in given.items() if value and value != "none" and share_of(value) is None}
 
 
-def _check_data(recipe: "Recipe") -> dict[str, dict[str, Any]]:
+def _check_data(recipe: "Recipe", notes: list[str]) -> dict[str, dict[str, Any]]:
     from penala.conversations.check import check, require
+    from penala.recipe import hub_address
 
     found: dict[str, dict[str, Any]] = {}
     for split, path in _splits(recipe).items():
+        if (address := hub_address(path)) is not None:
+            notes.append(f"{split}: {_look_up(address)}")
+            continue
         settings = recipe.conversations
         checked = check([recipe.path(path)], schema=settings.schema_, columns=settings.columns, keep=False)
         require(checked, split=split, on_bad_row=settings.on_bad_row)
@@ -194,12 +210,30 @@ def _check_data(recipe: "Recipe") -> dict[str, dict[str, Any]]:
     return found
 
 
-def _inputs(workspace: "Workspace", recipe: "Recipe", checked: Preflight) -> dict[str, Any]:
+def _look_up(address: "HubAddress") -> str:
+    """Return what the hub says of a split; nothing of its rows is fetched."""
+    from penala.conversations.hub import Unreachable
+    from penala.conversations.hub_cache import look_up
+
+    try:
+        hub_set = look_up(address)
+    except Unreachable as error:
+        return f"{address} cannot be looked up now ({error.what}); a copy that was fetched before will be used"
+    split = hub_set.splits[address.split]
+    rows = f"{split.rows} rows, " if split.rows is not None else ""
+    size = f"{rows}{split.size / 1e6:.1f} MB at {hub_set.revision[:12]}"
+    return f"{address} has {size}; they are fetched once and checked when the recipe runs"
+
+
+def _inputs(
+    workspace: "Workspace", recipe: "Recipe", checked: Preflight, report: Callable[[dict[str, Any]], None]
+) -> dict[str, Any]:
     """Return the inputs of the pipeline."""
     conversations = recipe.conversations
     inputs: dict[str, Any] = _source_inputs(checked.base)
     inputs |= {setting.name: setting.value for setting in checked.settings if setting.value is not None}
-    inputs |= {f"{split}_file_path": _one_path(workspace, recipe, path) for split, path in _splits(recipe).items()}
+    for split, path in _splits(recipe).items():
+        inputs[f"{split}_file_path"] = _one_path(workspace, recipe, path, report)
     for split in ("validation", "test"):
         value = getattr(conversations, split)
         if value and f"{split}_file_path" not in inputs:
@@ -219,10 +253,14 @@ def _inputs(workspace: "Workspace", recipe: "Recipe", checked: Preflight) -> dic
     return inputs
 
 
-def _one_path(workspace: "Workspace", recipe: "Recipe", path: str) -> str:
-    """Return a split as one file or folder; what a glob matches is copied into a folder of the workspace."""
+def _one_path(workspace: "Workspace", recipe: "Recipe", path: str, report: Callable[[dict[str, Any]], None]) -> str:
+    """Return a split as one file or folder; a hub set is fetched into the workspace, a glob's files copied there."""
     from penala.conversations.files import find_files
+    from penala.conversations.hub_cache import fetch
+    from penala.recipe import hub_address
 
+    if (address := hub_address(path)) is not None:
+        return str(fetch(address, workspace.cache, report))
     place = recipe.path(path)
     if place.exists():
         return str(place)
