@@ -54,6 +54,16 @@ def test_a_duration_is_said_as_a_person_says_it(seconds, text):
     assert duration(seconds) == text
 
 
+def test_a_long_step_is_not_told_over_and_over(capsys, monkeypatch):
+    """A line that says what the last one said is not printed again."""
+    monkeypatch.setattr("penala.cli.follow.SECONDS_BETWEEN_LINES", 0.0)
+    display = Display({})
+    for done in (0, 0, 1, 1, 1):
+        display.progress("Fine-tune", {"done": done, "total": 31, "unit": "steps"})
+
+    assert capsys.readouterr().err == "    0/31 steps\n    1/31 steps\n"
+
+
 def test_progress_without_a_loss_is_only_a_count():
     """Replies have no loss."""
     assert progress_text({"done": 3, "total": 60, "unit": "replies"}) == "3/60 replies"

@@ -28,6 +28,7 @@ class Display:
     def __init__(self, titles: dict[str, str]) -> None:
         self._titles = titles | STAGES
         self._last_line_at = 0.0
+        self._last_progress = ""
 
     @staticmethod
     def choose(titles: dict[str, str], *, as_json: bool) -> "Display":
@@ -52,11 +53,13 @@ class Display:
             self.line(f"    {event.data['text']}")
 
     def progress(self, title: str, data: Any) -> None:
-        """Show how far a step is: not too often, but always its end."""
-        now = time.monotonic()
+        """Show how far a step is: not too often, but always its end, and nothing twice."""
+        now, text = time.monotonic(), progress_text(data)
         if data["done"] == data["total"] or now - self._last_line_at >= SECONDS_BETWEEN_LINES:
             self._last_line_at = now
-            self.line(f"    {progress_text(data)}")
+            if text != self._last_progress:
+                self.line(f"    {text}")
+            self._last_progress = text
 
     def line(self, text: str) -> None:
         """Print a line that stays."""
