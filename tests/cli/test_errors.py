@@ -50,6 +50,24 @@ def test_a_mistake_costs_one_line(tmp_path, argv, code, message):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_name_cannot_move_the_cursor(tmp_path):
+    """A terminal obeys control characters; in messages they are spelled out."""
+    done = penala("data", "check", "x\x1b]0;owned\a.jsonl", cwd=tmp_path)
+
+    assert done.returncode == 2
+    assert r"x\x1b]0;owned\x07.jsonl: no such file" in done.stderr
+
+
+def test_findings_that_cannot_be_written_are_known_before_the_check(tmp_path):
+    """A long check is not thrown away at its end."""
+    (tmp_path / "a.jsonl").write_text("{}\n")
+    done = penala("data", "check", "a.jsonl", "--out", "none/found.json", cwd=tmp_path)
+
+    assert done.returncode == 2
+    assert "none/found.json: cannot be written: No such file or directory" in done.stderr
+    assert done.stdout == ""
+
+
 @pytest.mark.parametrize(
     ("overrides", "code", "message"),
     [

@@ -69,7 +69,8 @@ def test_the_note_says_what_was_cut():
         "test: rows 91-100 (10), cut off train (10 %)"
     )
     assert split(made(20), OWN, "none").note == "train: rows 1-20 (20) of 20; validation: 3 rows of its own; no test"
-    assert split(made(50) * 2).note.endswith("; 20 of the rows that were cut off stand in train too")
+    assert split(made(50) * 2).note.endswith("; 10 rows of validation and 10 rows of test stand in train too")
+    assert split(made(20), made(3), "none").note.endswith("; no test; 3 rows of validation stand in train too")
 
 
 def test_a_check_may_stand_for_its_rows(write, rows):
@@ -90,17 +91,20 @@ def test_rows_that_are_read_when_they_are_looked_at_are_the_same(write, rows):
     assert streamed.conversations == []
     assert splits.counts == expected.counts == {"train": 35, "validation": 5, "test": 4}
     assert splits.note == expected.note
-    assert splits.note.endswith("; 4 of the rows that were cut off stand in train too")
+    assert splits.note.endswith("; 4 rows of test stand in train too")
     for name in ("train", "validation", "test", "test"):
         assert list(getattr(splits, name)) == getattr(expected, name)
 
 
 def test_a_file_that_changes_while_it_is_read_is_an_error(write, rows):
-    """Rows would be lost without a word."""
-    splits = split(check(write("a.jsonl", rows(20)), keep=False), "none", "none")
+    """Rows would be lost, or move from one split to another, without a word."""
+    splits = split(check(write("a.jsonl", rows(21)[:20]), keep=False), "none", "none")
     write("a.jsonl", rows(15))
+    with pytest.raises(DataError, match="has fewer good rows than when it was checked; let nothing write to the file"):
+        list(splits.train)
 
-    with pytest.raises(DataError, match="has 15 good rows now, 20 when it was checked; let nothing write to the file"):
+    write("a.jsonl", rows(21)[1:])
+    with pytest.raises(DataError, match=r"a\.jsonl:1: holds another row than when it was checked"):
         list(splits.train)
 
 

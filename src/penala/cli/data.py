@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from penala.cli.output import say, table
+from penala.cli.output import harmless, say, table
 from penala.errors import UsageError
 
 SHOWN = 20  # findings printed for a person; --json and --out have them all
@@ -46,24 +46,18 @@ def command() -> None:
 
 @command.command()
 @click.argument("paths", metavar="PATH...", nargs=-1, required=True)
-@click.option("--schema", type=click.Choice(SCHEMAS), default="auto", show_default=True)
-@click.option(
-    "--column", "columns", metavar="OURS=THEIRS", multiple=True, help="Another name of a column: output=response"
-)
+@_reading
 @click.option("--out", type=click.Path(path_type=Path), help="Write every finding to this JSON file")
 @click.option("--json", "as_json", is_flag=True, help="For machines: every finding")
 def check(paths: tuple[str, ...], schema: str, columns: tuple[str, ...], out: Path | None, as_json: bool) -> None:
     """Check every conversation in PATH...; exit 1 when a row has an error, e.g. penala data check train.jsonl"""
     from penala.workspace.data import check_data
 
-    checked = check_data(list(paths), schema, _pairs(columns))
-    if out is not None:
-        checked.write_json(out)
+    checked = check_data(list(paths), schema, _pairs(columns), out)
     if as_json:
-        text = json.dumps(checked.as_dict(), indent=2, ensure_ascii=False)
-        print(text.encode("utf-8", "backslashreplace").decode("utf-8"))  # a lone surrogate cannot be printed
+        _put(json.dumps(checked.as_dict(), indent=2, ensure_ascii=False))
     else:
-        print(checked.summary(SHOWN))
+        _put(harmless(checked.summary(SHOWN)))
         if len(checked.findings) > SHOWN:
             say(f"all findings are in {out}" if out else "--out FILE writes all findings")
     sys.exit(1 if any(finding.level == "error" for finding in checked.findings) else 0)

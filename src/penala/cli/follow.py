@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from penala.cli.output import say
+from penala.cli.output import harmless, say
 
 if TYPE_CHECKING:
     from penala.workspace.client import Workspace
@@ -118,7 +118,7 @@ class LiveDisplay(Display):
         self._live.update(Columns([Text(f"    {title}"), bar, Text(progress_text(data))]))
 
     def line(self, text: str) -> None:
-        self._console.print(text, soft_wrap=True)
+        self._console.print(harmless(text), soft_wrap=True)
 
     def clear(self) -> None:
         from rich.text import Text

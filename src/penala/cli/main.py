@@ -6,6 +6,7 @@ import sys
 import click
 
 from penala import __version__
+from penala.cli.output import say
 from penala.errors import PenalaError
 
 # noun or verb -> what `penala --help` says of it; the module of the same name in this folder holds the command
@@ -83,10 +84,10 @@ def main() -> None:
         sys.stderr.close()
         sys.exit(1)
     except PenalaError as error:
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {error}")
         sys.exit(error.exit_code)
     except OSError as error:  # a file that the machine refuses is the user's to mend; any other is a fault of ours
         if error.filename is None:
             raise
-        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
+        say(f"error: {error.filename}: {error.strerror}")
         sys.exit(1)

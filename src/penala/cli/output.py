@@ -1,13 +1,21 @@
 """How commands print: data to stdout, everything else to stderr."""
 
+import re
 import sys
 import time
 from collections.abc import Iterable, Sequence
 
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # a terminal obeys them; names of files may hold them
+
 
 def say(text: str) -> None:
     """Print a line for the person at the terminal, on stderr."""
-    print(text, file=sys.stderr, flush=True)
+    print(harmless(text), file=sys.stderr, flush=True)
+
+
+def harmless(text: str) -> str:
+    """Spell out control characters, but for line feeds and tabs."""
+    return _CONTROL.sub(lambda match: ascii(match[0])[1:-1], text)
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:

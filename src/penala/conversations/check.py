@@ -104,7 +104,8 @@ class Check:
 
     def write_json(self, path: Path) -> None:
         """Write every finding to a file."""
-        path.write_text(json.dumps(self.as_dict(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        text = json.dumps(self.as_dict(), indent=2, ensure_ascii=False) + "\n"
+        path.write_bytes(text.encode("utf-8", "backslashreplace"))  # a file's name may be of another encoding
 
     def summary(self, limit: int = 20) -> str:
         """Return the findings as text for a person: errors first, at most `limit` of them, then the counts."""
@@ -148,15 +149,27 @@ def check(
             checker.part.conversations.extend(checker.rows_of(file))
         if checker.part.good < minimum_rows and not checker.part.unreadable:
             checker.say(path, None, Fault("too_few_rows", "", f"has {checker.part.good} good rows of {minimum_rows}"))
-    again = functools.partial(_good_rows, [file for _, (files, _) in found for file in files], schema, names)
+    files = [file for _, (files, _) in found for file in files]
+    again = functools.partial(_good_rows, files, checker.parts, schema, names)
     return Check(checker.parts, checker.findings, checker.schemas, again)
 
 
-def _good_rows(files: Sequence[Path], schema: str, names: Names) -> Iterator[Conversation]:
+def _good_rows(files: Sequence[Path], parts: Sequence[Part], schema: str, names: Names) -> Iterator[Conversation]:
+    """Read the good rows of `parts` anew. Raises DataError where they are no longer what they were."""
+    expected = chain.from_iterable(part.keys for part in parts)
     checker = _Checker(schema, names, True, None)
     checker.begin("")
     for file in files:
-        yield from checker.rows_of(file)
+        for conversation in checker.rows_of(file):
+            if checker.part.keys[-1] != next(expected, None):
+                raise _changed(f"{file}:{conversation.line}", "holds another row than when it was checked")
+            yield conversation
+    if next(expected, None) is not None:
+        raise _changed(" ".join(part.path for part in parts), "has fewer good rows than when it was checked")
+
+
+def _changed(where: str, what: str) -> DataError:
+    return DataError(what, where=where, fix="let nothing write to the file, and run the same again")
 
 
 def require(checked: Check, *, split: Literal["train", "validation", "test"], on_bad_row: str = "error") -> None:
@@ -231,6 +244,7 @@ class _FileReader:
         checker.schemas[file] = self.schema
         is_plain = self.schema == "messages" and not self.names
         self.columns = list(rows[0]) if rows else []
+        self.is_lines = any(isinstance(data, bytes) for _, data in first)
         self.plain = PlainReader(self.columns) if is_plain else None
         self.row = self.line = 0
         self.markers: list[int] = []  # lines
@@ -238,7 +252,7 @@ class _FileReader:
 
     def proved(self, records: Iterator[Record], path: Path) -> Iterator[tuple[Record, Proof | None]]:
         """Yield the records, with proofs that they are plain where other processes can make them."""
-        if self.plain is None or self.is_wanted or not parallel.pays(path):
+        if not self.is_lines or self.plain is None or self.is_wanted or not parallel.pays(path):
             return ((record, None) for record in records)
         return parallel.proved(records, self.columns)
 

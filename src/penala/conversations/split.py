@@ -23,6 +23,7 @@ from penala.errors import DataError, UsageError
 
 Rows = list[Conversation] | StreamedRows
 Spec = list[Conversation] | Check | str | None
+HELD_OUT = ("validation", "test")
 _SHARE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*%\s*")
 _HINT = "add rows, or say `none` for validation or test"
 
@@ -71,10 +72,10 @@ def split(
             f"train: {_range(0, validation_at)} of {len(rows)}",
             _note("validation", shares[0], validation_at, parts[0]),
             _note("test", shares[1], test_at, parts[1]),
-            *_leaks(kept, rows[validation_at:]),
+            *_leaks(kept, *parts),
         ]
     )
-    held_out = frozenset(name for name, share in zip(("validation", "test"), shares, strict=True) if share)
+    held_out = frozenset(name for name, share in zip(HELD_OUT, shares, strict=True) if share)
     bad_rows = train.bad_rows if isinstance(train, Check) else {}
     return Splits(kept, *parts, held_out, len(rows) + sum(bad_rows.values()), note, bad_rows)
 
@@ -129,10 +130,11 @@ def _range(start: int, end: int) -> str:
     return f"rows {start + 1}-{end} ({end - start})"
 
 
-def _leaks(kept: Rows, cut: Rows) -> list[str]:
+def _leaks(kept: Rows, validation: Rows, test: Rows) -> list[str]:
     known = set(_keys(kept))
-    count = sum(key in known for key in _keys(cut))
-    return [f"{count} of the rows that were cut off stand in train too"] if count else []
+    counts = [sum(key in known for key in _keys(part)) for part in (validation, test)]
+    names = [f"{count} rows of {name}" for name, count in zip(HELD_OUT, counts, strict=True) if count]
+    return [f"{' and '.join(names)} stand in train too"] if names else []
 
 
 def _keys(rows: Rows) -> Iterable[object]:

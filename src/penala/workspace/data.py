@@ -13,11 +13,16 @@ if TYPE_CHECKING:
     from penala.conversations.show import Line
 
 
-def check_data(paths: list[str], schema: str, columns: Mapping[str, str]) -> "Check":
-    """Check every conversation of `paths`, keeping none."""
+def check_data(paths: list[str], schema: str, columns: Mapping[str, str], out: Path | None = None) -> "Check":
+    """Check every conversation of `paths`, keeping none; write every finding to `out`."""
     from penala.conversations.check import check
 
-    return check(paths, schema=schema, columns=columns, keep=False)
+    if out is not None:
+        _require_writable(out)
+    checked = check(paths, schema=schema, columns=columns, keep=False)
+    if out is not None:
+        checked.write_json(out)
+    return checked
 
 
 def row_tokens(
