@@ -1,10 +1,13 @@
 """What a finished run leaves a person with: the figures, the address, and the next command to type."""
 
 import json
+from textwrap import shorten
 from typing import Any
 
 from penala.cli.follow import duration
 from penala.cli.output import say, table
+
+CELL_WIDTH = 200  # characters of a reply; the evaluation's report.md has it whole
 
 
 def print_summary(result: dict[str, Any], tables: list[tuple[str, list[list[str]]]], *, again: str) -> None:
@@ -14,7 +17,7 @@ def print_summary(result: dict[str, Any], tables: list[tuple[str, list[list[str]
         return
     for title, rows in tables:
         print(f"\n{title}")
-        table(rows[0], rows[1:])
+        table(rows[0], [[shorten(cell, CELL_WIDTH, placeholder=" ...") for cell in row] for row in rows[1:]])
     print()
     _print_figures(result)
     model = result["model"]
