@@ -13,10 +13,17 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 from penala.conversations.conversation import Conversation, Message
 from penala.tokens.chat_tokenizer import ChatTokenizer
 
-_spec = importlib.util.spec_from_file_location("chat_templates", Path(__file__).with_name("templates.py"))
-templates = importlib.util.module_from_spec(_spec)
-sys.modules["chat_templates"] = templates  # dataclasses look their module up
-_spec.loader.exec_module(templates)
+
+def _beside(name, file):
+    """Load a file that lies beside this one; test modules find it under `name`."""
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(file))
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+templates = _beside("chat_templates", "templates.py")
+_beside("chat_oracles", "oracles.py")
 
 TEXT = [
     "What is kaya? A coconut jam. Berapa harga teh tarik? RM 2.40. user assistant system model",

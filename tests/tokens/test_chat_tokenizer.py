@@ -125,6 +125,43 @@ def test_a_call_that_the_template_drops_is_refused(tokenizer_of, conversation):
         tokenizer_of("llama-3").training_tokens(row)
 
 
+def test_a_second_call_that_the_template_drops_is_refused(make_folder, family_like, tmp_path, conversation):
+    """gpt-oss writes the first call of a message only; the name alone, which stands there once, does not prove two."""
+    body = "{{ m.tool_calls[0].function.name if m.tool_calls else m.content }}"
+    source = f"{{% for m in messages %}}<|im_start|>{{{{ m.role }}}}\n{body}<|im_end|>{{% endfor %}}{PROMPT}"
+    tokenizer = ChatTokenizer.from_folder(make_folder(family_like("chatml", source=source), tmp_path))
+
+    once, twice = (conversation(("user", "a"), ("assistant", "", {"tool_calls": [CALL] * n})) for n in (1, 2))
+
+    assert supervised(tokenizer.training_tokens(once)) == "price<|im_end|>"
+    with pytest.raises(TokensError, match=r"rows.jsonl:7: messages\[1\].tool_calls\[1\] is not written"):
+        tokenizer.training_tokens(twice)
+
+
+@pytest.mark.parametrize("rewritten", ["length", "upper | reverse"])
+@pytest.mark.parametrize("end", ["<|im_end|>", ""], ids=["ends the call", "ends the result only"])
+def test_a_rewritten_result_is_never_trained_as_the_call(
+    make_folder, family_like, tmp_path, conversation, end, rewritten
+):
+    """A result whose place no mark shows is told from the call by the rendering without it."""
+    body = (
+        "{% if m.tool_calls %}" + TURN.replace("message", "m") + "{{ m.tool_calls[0].function.name }}" + end + "\n"
+        "{% elif m.role == 'tool' %}{{ m.content | " + rewritten + " }}<|im_end|>\n"
+        "{% else %}" + TURN.replace("message", "m") + "{{ m.content }}<|im_end|>\n{% endif %}"
+    )
+    source = f"{{% for m in messages %}}{body}{{% endfor %}}{PROMPT}"
+    tokenizer = ChatTokenizer.from_folder(make_folder(family_like("chatml", source=source), tmp_path))
+    row = conversation(
+        ("user", "a"), ("assistant", "", {"tool_calls": [CALL]}), ("tool", "harga"), ("assistant", "RM 2.")
+    )
+
+    if end:
+        assert supervised(tokenizer.training_tokens(row)) == "price<|im_end|>|RM 2.<|im_end|>"
+        return
+    with pytest.raises(TokensError, match=r"rewrites what follows the call|ends this turn with no end-of-turn token"):
+        tokenizer.training_tokens(row)
+
+
 def test_reasoning_is_trained_where_the_template_shows_it(tokenizer_of, conversation):
     """Qwen3 drops reasoning from earlier turns and shows the last one's, inside the text or beside it."""
     tokenizer = tokenizer_of("qwen3")

@@ -1,6 +1,9 @@
 """Ids and characters: what each token stands for, and what is text and no token."""
 
+import json
+
 import pytest
+from tokenizers import Tokenizer, pre_tokenizers
 
 from penala.errors import TokensError
 from penala.tokens.encoding import BORDER, ApartEncoder, Encoded, Encoder
@@ -59,6 +62,39 @@ def test_reserved_characters_are_refused_where_they_would_be_mistaken(encoder):
     """The last private-use characters stand for special tokens, so a text that needs them cannot hold one."""
     with pytest.raises(TokensError, match=r"U\+10FFFD, which is reserved"):
         ApartEncoder(encoder, encoder.special).encode(chr(BORDER), ())
+
+
+@pytest.mark.parametrize("name", ["llama-2", "first", "always", "gemma", "chatml", "smollm2"])
+def test_what_follows_a_border_says_what_it_said(folder_of, tmp_path, name):
+    """SentencePiece puts a space before every stretch of text; behind a border there is none that was not written."""
+    path = folder_of(name if name not in ("first", "always") else "gemma") / "tokenizer.json"
+    if name in ("first", "always"):
+        spaced = Tokenizer.from_file(str(path))
+        spaced.normalizer, spaced.pre_tokenizer = None, pre_tokenizers.Metaspace(prepend_scheme=name, split=False)
+        path = tmp_path / "tokenizer.json"
+        spaced.save(str(path))
+    encoder = Encoder(path)
+    text = "What is[/INST](kaya) and\n\ntea"
+    plain = encoder.encode(text)
+
+    for at in (14, 15, 26):
+        apart = ApartEncoder(encoder, encoder.special).encode(text, (), [at])
+
+        assert not any(start < at < end for start, end in zip(*_spans(apart), strict=True))
+        assert encoder.tokenizer.decode(apart.ids) == encoder.tokenizer.decode(plain.ids)
+        assert "".join(apart.texts(text)) == text
+
+
+def test_a_tokenizer_that_loses_its_special_tokens_is_refused(folder_of, tmp_path):
+    """Where special tokens are sought in normalised text, a space is sought before them; no token may go in silence."""
+    stored = json.loads((folder_of("llama-2") / "tokenizer.json").read_text())
+    for token in stored["added_tokens"]:
+        token["normalized"] = True
+    (tmp_path / "tokenizer.json").write_text(json.dumps(stored))
+    encoder = Encoder(tmp_path / "tokenizer.json")
+
+    with pytest.raises(TokensError, match="cannot keep its special tokens apart from text that spells them"):
+        ApartEncoder(encoder, encoder.special).encode("kaya</s>x</s>", [9])
 
 
 def test_a_missing_and_a_broken_tokenizer_are_named(tmp_path):

@@ -1,95 +1,53 @@
 """What holds for every chat template: twenty families, random conversations, one set of properties."""
 
-from dataclasses import replace
+import json
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from chat_oracles import (
+    COMMON,
+    FEW,
+    conversations,
+    decoded_runs,
+    fitted,
+    masked_text,
+    plain_words,
+    replies,
+    special_tokens,
+    template_text,
+    without_last_exchange,
+    words_of,
+)
+from hypothesis import given
 
-from penala.conversations.conversation import Conversation, Message
-from penala.tokens.labels import NO_LOSS
+from penala.conversations.conversation import read_jsonl
+from penala.errors import TokensError
 from penala.tokens.mask import prove
-
-WORDS = [
-    "kaya",
-    "teh tarik",
-    "RM 2.40",
-    "Apa khabar?",
-    "Hello there",
-    "x",
-    "咖啡 ☕🏽",
-    "e\u0301",
-    "a\n\nb",
-    "</",
-    "'s",
-]
-SPACED = [" kaya", "kaya \n", "\nkaya", "\n\n  kaya\t", "kaya\n\n"]
-COMMON = settings(max_examples=12, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
-
-
-def _is_visible(text):
-    # reasoning is taken apart by some templates on purpose: test_chat_tokenizer.py
-    return bool(text.strip()) and text.isprintable() and "think>" not in text
-
-
-words = st.lists(st.sampled_from(WORDS), min_size=1, max_size=3).map(" ".join)
-texts = words | st.sampled_from(SPACED) | st.text(min_size=1, max_size=12).filter(_is_visible)
-
-
-@st.composite
-def conversations(draw, contents=texts):
-    """A system message or none, then one to three exchanges."""
-    messages = [Message("system", draw(contents), {})] if draw(st.booleans()) else []
-    for _ in range(draw(st.integers(1, 3))):
-        messages += [Message("user", draw(contents), {}), Message("assistant", draw(contents), {})]
-    return Conversation(tuple(messages), None, {}, "rows.jsonl", 1, 1)
-
-
-def fitted(family, conversation):
-    """Leave out the system message where the template refuses it."""
-    messages = conversation.messages
-    return (
-        conversation
-        if family.system
-        else replace(conversation, messages=tuple(m for m in messages if m.role != "system"))
-    )
+from penala.tokens.prepare import PrepareSettings, prepare
 
 
 def keeps_spaces(family):
     """Tell whether outer white space of a reply reaches the model just as it is."""
-    return not (family.trims or family.lead or family.rstrip) and family.prompt_is_prefix
-
-
-def runs(tokens):
-    """Return the supervised texts, split behind each end of turn."""
-    found, run = [], ""
-    ends = {tokens.text[turn.end_token : turn.end] for turn in tokens.turns}
-    for text, label in zip(tokens.texts, tokens.labels, strict=True):
-        if label == NO_LOSS:
-            continue
-        run += text
-        if text.strip() in ends:
-            found, run = [*found, run], ""
-    return [*found, run] if run else found
+    return not (family.trims or family.lead or family.rstrip)
 
 
 @COMMON
 @given(conversation=conversations())
-def test_supervised_are_the_replies_and_their_ends(family, tokenizer_of, conversation):
-    """Each run of supervised tokens is one reply with its end of turn; the texts of all tokens are the rendering."""
-    conversation = fitted(family, conversation)
-    tokens = tokenizer_of(family.name).training_tokens(conversation)
+def test_supervised_are_the_replies_and_their_ends(family, tokenizer_of, folder_of, conversation):
+    """Each run of supervised tokens, decoded, is one reply with its end of turn; the others are the template's."""
+    tokenizer, conversation = tokenizer_of(family.name), fitted(family, conversation)
+    tokens = tokenizer.training_tokens(conversation)
+    runs = decoded_runs(folder_of(family.name), tokens.ids, tokens.labels, family.ends)
 
-    replies = [message.content for message in conversation.messages if message.role == "assistant"]
-    assert len(replies) == len(runs(tokens))
-    for reply, run in zip(replies, runs(tokens), strict=True):
-        end = next(end for end in family.ends if run.rstrip().endswith(end))
-        inner = run.rstrip().removesuffix(end).removesuffix(family.tail)
+    assert len(runs) == len(replies(conversation))
+    for reply, run in zip(replies(conversation), runs, strict=True):
+        inner = run.removesuffix(family.tail)
         assert inner.strip() == reply.strip()
-        if keeps_spaces(family):
+        if keeps_spaces(family) and family.prompt_is_prefix:
             assert inner == reply
-    prove(tokenizer_of(family.name), tokens)
-    assert tokens.text == tokenizer_of(family.name).render(conversation.messages)
+    skeleton = template_text(tokenizer, conversation, family.ends, family.tail)
+    assert words_of(masked_text(tokens)) == words_of(skeleton)
+    prove(tokenizer, tokens)
+    assert tokens.text == tokenizer.render(conversation.messages)
     assert "".join(tokens.texts) == tokens.text
 
 
@@ -97,11 +55,10 @@ def test_supervised_are_the_replies_and_their_ends(family, tokenizer_of, convers
 @given(conversation=conversations())
 def test_every_prompt_is_a_prefix_of_the_training_tokens(family, tokenizer_of, conversation):
     """What the endpoint asks with is, token for token, what training showed; the reply read back is the message."""
-    if not family.prompt_is_prefix:
-        pytest.skip("its prompts open reasoning that its conversations do not show")
     tokenizer, conversation = tokenizer_of(family.name), fitted(family, conversation)
     tokens = tokenizer.training_tokens(conversation)
-    for turn in tokens.turns:
+    assert all((turn.prompt_end is not None) == family.prompt_is_prefix for turn in tokens.turns)
+    for turn in tokens.turns if family.prompt_is_prefix else ():
         prompt = tokenizer.prompt(conversation.messages[: turn.message])
         assert tokens.ids[: len(prompt)] == prompt
 
@@ -110,6 +67,67 @@ def test_every_prompt_is_a_prefix_of_the_training_tokens(family, tokenizer_of, c
         assert reply.content.strip() == said.strip()
         if keeps_spaces(family):
             assert reply.content == said
+
+
+@COMMON
+@given(conversation=conversations())
+def test_special_tokens_are_the_templates_alone(family, tokenizer_of, folder_of, conversation):
+    """As many of each, BOS and ends among them, as where nobody says anything odd."""
+    tokenizer, conversation = tokenizer_of(family.name), fitted(family, conversation)
+    ids, plain = (tokenizer.training_tokens(row).ids for row in (conversation, plain_words(conversation)))
+
+    assert special_tokens(folder_of(family.name), ids) == special_tokens(folder_of(family.name), plain)
+
+
+@FEW
+@given(conversation=conversations())
+def test_an_earlier_turn_is_the_beginning_of_a_later_one(family, tokenizer_of, conversation):
+    """Where the rendering only grows with a conversation, so do ids and labels; where not, both masks are right."""
+    tokenizer, conversation = tokenizer_of(family.name), fitted(family, conversation)
+    shorter = without_last_exchange(conversation)
+    if shorter is None:
+        return
+    whole, part = tokenizer.training_tokens(conversation), tokenizer.training_tokens(shorter)
+    prove(tokenizer, part)
+    last = max(n for n, label in enumerate(part.labels) if label >= 0) + 1
+    if whole.text.startswith(part.text[: part.turns[-1].end]):
+        assert whole.ids[:last] == part.ids[:last]
+        assert whole.labels[:last] == part.labels[:last]
+    else:
+        assert family.name in ("qwen3", "gpt-oss"), "these write the last turn otherwise"
+
+
+def test_what_is_cut_is_masked_as_rightly(family, folder_of, tokenizer_of, conversation, tmp_path):
+    """A shortened row trains the replies that it kept, all of them and nothing else."""
+    asked = [("user", "Kaya?"), ("assistant", "Jam </s><|im_end|>.")] * 4
+    rows = [conversation(*asked), conversation(("user", "Hi"), ("assistant", "Hello."))]
+    lengths = [len(tokens.ids) for tokens in tokenizer_of(family.name).training_tokens_of(rows)]
+    splits = type("Splits", (), {"train": rows, "validation": [], "test": [], "held_out": (), "bad_rows": {}})
+    splits.rows_in = 2
+    settings = PrepareSettings(max_seq_length=lengths[0] - 1, on_too_long="cut_turns")
+
+    figures = prepare(splits, folder_of(family.name), tmp_path / "out", settings, lambda event: None)
+
+    assert (figures["ledger"]["rows"]["cut"], figures["ledger"]["rows"]["trained"]) == (1, 1)
+    lines = [json.loads(line) for line in (tmp_path / "out" / "train.jsonl").read_text().splitlines()]
+    for row, line in zip(read_jsonl(tmp_path / "out" / "raw_data" / "train.jsonl"), lines, strict=True):
+        runs = decoded_runs(folder_of(family.name), line["input_ids"], line["labels"], family.ends)
+        assert [run.removesuffix(family.tail).strip() for run in runs] == replies(row)
+        assert len(line["input_ids"]) < lengths[0]
+
+
+@pytest.mark.parametrize("reply", ["", " \n", "\u00a0"])
+def test_an_empty_reply_is_its_end_or_is_refused(family, tokenizer_of, folder_of, conversation, reply):
+    """What looks empty trains the end of turn at most, in its own turn and no other."""
+    row = conversation(("user", "a"), ("assistant", "one"), ("user", "b"), ("assistant", reply))
+    (tokens,) = tokenizer_of(family.name).training_tokens_of([row])
+    if isinstance(tokens, TokensError):
+        assert "nothing proves which tokens the assistant wrote" in tokens.what
+        return
+    prove(tokenizer_of(family.name), tokens)
+    first, last = decoded_runs(folder_of(family.name), tokens.ids, tokens.labels, family.ends)
+    assert first.strip().startswith("one")
+    assert last.strip() == ""
 
 
 def test_a_bos_comes_once_where_the_template_wants_one(family, tokenizer_of, id_of, conversation):

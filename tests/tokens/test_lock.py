@@ -110,6 +110,27 @@ def test_a_template_that_now_refuses_or_accepts_is_a_mismatch(folder_of, tmp_pat
         TemplateLock.make(ChatTokenizer.from_folder(mistral), []).verify(folder_of("mistral"))
 
 
+def test_a_row_with_an_empty_list_of_tools_has_none(folder, conversation):
+    """To every reader of the lock such a row is one without tools: transformers tells an empty list from none."""
+    row = conversation(("user", "Soalan"), ("assistant", "Jawapan"), tools=())
+
+    assert TemplateLock.make(ChatTokenizer.from_folder(folder), [row]).goldens[-1].tools is None
+
+
+def test_the_first_token_that_differs_is_named_whatever_changed(lock, folder):
+    """Another token in the tokenizer is named by its place in a golden rendering, not by the file alone."""
+    path = folder / "tokenizer.json"
+    stored = json.loads(path.read_text())
+    vocabulary = stored["model"]["vocab"]
+    vocabulary["u"], vocabulary["s"] = vocabulary["s"], vocabulary["u"]
+    path.write_text(json.dumps(stored))
+
+    with pytest.raises(
+        TemplateMismatch, match=r"golden rendering \d+ differs at token \d+: '.+' \(\d+\) in training, '"
+    ):
+        lock.verify(folder)
+
+
 def test_a_changed_or_missing_lock_is_refused(lock, tmp_path):
     """A lock that was edited proves nothing."""
     with pytest.raises(TokensError, match="the model has no template lock"):

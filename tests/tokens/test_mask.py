@@ -59,6 +59,28 @@ def test_a_mask_that_runs_on_into_another_message_is_found(tokenizer_of, tokens)
         prove(tokenizer, replace(tokens, others=(user,)))
 
 
+def test_a_reply_without_its_first_word_is_found(tokenizer_of, tokens):
+    """A run that begins late, or with a word of the template, is named: the text between is the template's or lost."""
+    tokenizer, labels = tokenizer_of("chatml"), list(tokens.labels)
+    first = next(n for n, label in enumerate(labels) if label != NO_LOSS)
+
+    late = [NO_LOSS if n == first else label for n, label in enumerate(labels)]
+    with pytest.raises(TokensError, match=r"is the first one supervised in messages\[2\] and comes behind 'J'"):
+        prove(tokenizer, replace(tokens, labels=late))
+    early = [tokens.ids[n] if n in (first - 1, first - 2) else label for n, label in enumerate(labels)]
+    unknown = tuple(replace(turn, prompt_end=None) for turn in tokens.turns)
+    with pytest.raises(TokensError, match="is supervised and holds a word of the chat template"):
+        prove(tokenizer, replace(tokens, labels=early, turns=unknown))
+
+
+def test_an_end_that_stands_elsewhere_is_no_end(tokenizer_of, tokens):
+    """Each run ends with its own turn's end, not with any token that could end one."""
+    last = replace(tokens.turns[1], end_token=tokens.turns[1].end_token - 1)
+
+    with pytest.raises(TokensError, match=r"is the last one supervised in messages\[4\] and ends no turn"):
+        prove(tokenizer_of("chatml"), replace(tokens, turns=(tokens.turns[0], last)))
+
+
 def test_a_row_without_a_supervised_token_is_found(tokenizer_of, conversation, tokens):
     """Such a row would train as loss 0 or NaN."""
     tokenizer = tokenizer_of("chatml")

@@ -199,3 +199,23 @@ def test_supervision_is_a_setting(run, chat):
     last = run(Rows(train=[chat(1, 2)]), "b", supervision=Supervision(last_turn_only=True))["tokens"]["train"]
 
     assert 2 * last["supervised"] == every
+
+
+def test_a_row_of_calls_alone_is_masked_where_calls_are_not_trained(run, conversation):
+    """Such a row is kept and counted, under a reason of its own; the lines of a row with an answer train that."""
+    call = {"type": "function", "function": {"name": "price", "arguments": {"dish": "kaya"}}}
+    asked = (("user", "Price?"), ("assistant", "", {"tool_calls": [call]}))
+    rows = [
+        conversation(*asked),
+        conversation(*asked, ("tool", "RM 2"), ("assistant", "RM 2.")),
+        conversation(("user", "a"), ("assistant", "b", {"weight": 0})),
+    ]
+
+    every = run(Rows(train=rows), family="qwen2.5")["ledger"]
+    answers = run(Rows(train=rows), "b", family="qwen2.5", supervision=Supervision(tool_calls=False))["ledger"]
+
+    assert [every["rows"][name] for name in ("trained", "masked")] == [2, 1]
+    assert [answers["rows"][name] for name in ("trained", "masked")] == [1, 2]
+    assert {reason: n["rows"] for reason, n in answers["reasons"]["masked"].items()} == {"not_chosen": 1, "weight_0": 1}
+    settings = json.loads((run.out / "preprocess_args.json").read_text())
+    assert settings["supervision"] == {"last_turn_only": False, "tool_calls": False}

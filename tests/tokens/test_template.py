@@ -111,6 +111,11 @@ def test_conversations_with_tools_have_their_template():
     assert template.render(USER, tools=[{"name": "f"}]) == "tools"
 
 
+def test_a_template_that_nobody_asks_for_may_be_broken():
+    """Only the two that render are read: some models carry others that need more than jinja2."""
+    assert ChatTemplate({"default": "plain", "rag": "{% for %}"}, {}).render(USER) == "plain"
+
+
 def test_a_model_without_a_template_is_refused(tmp_path):
     """A base model has no template, and one is not made up."""
     with pytest.raises(TokensError, match=f"{tmp_path}: the model has no default chat template"):

@@ -8,7 +8,7 @@ import json
 import re
 import sys
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -67,6 +67,7 @@ class ChatTokenizer:
         self.habits = probe(template, encoder, self._declared_ends)
         self.end_ids = frozenset(declared) | {encoder.added[token] for token in self.habits.turn_ends}
         self._controls = pattern(self.habits.controls)
+        self._added_ids = frozenset(encoder.added.values())
         self._ids_of_prompt_end = lru_cache(maxsize=1024)(lambda text: encoder.encode(text).ids)
 
     @classmethod
@@ -219,18 +220,32 @@ class ChatTokenizer:
         found = [turn for turn in turns.values() if isinstance(turn, Turn)]
         return label(rendering, self._encode(rendering, encoded, found), supervised, where)
 
-    def _encode(self, rendering: Rendering, encoded: Encoded, turns: Iterable[Turn]) -> Encoded:
-        """Correct the plain encoding of a rendering where a text spells a special token, and where prompts end.
-
-        Tokenizers join characters across the end of a prompt (two newlines are often one token); who asks with that
-        prompt, and then reads token after token, never sees them joined.
-        """
+    def _encode(self, rendering: Rendering, encoded: Encoded, turns: Collection[Turn]) -> Encoded:
+        """Correct the plain encoding of a rendering: where a text spells a special token, and where turns begin."""
         text, spelled = rendering.text, rendering.found.spelled
         if spelled:
             encoded = self._apart.encode(text, spelled)
-        ends = [turn.prompt_end for turn in turns if turn.prompt_end is not None]
-        borders = [end for end in ends if not self._begins_with_prompt(rendering, encoded, end)]
-        return self._apart.encode(text, spelled, borders) if borders else encoded
+        borders: set[int] = set()
+        while missing := self._missing_borders(rendering, encoded, turns) - borders:
+            borders |= missing
+            encoded = self._apart.encode(text, spelled, borders)
+        return encoded
+
+    def _missing_borders(self, rendering: Rendering, encoded: Encoded, turns: Collection[Turn]) -> set[int]:
+        """Return the places where no token may cross, and one does.
+
+        Tokenizers join characters across the end of a prompt (two newlines are often one token); who asks with that
+        prompt, and then reads token after token, never sees them joined. Nor may a word of the template be in one
+        token with the reply; its white space may.
+        """
+        ends = (turn.prompt_end for turn in turns if turn.prompt_end is not None)
+        borders = {end for end in ends if not self._begins_with_prompt(rendering, encoded, end)}
+        for turn in turns:
+            n = bisect_left(encoded.starts, turn.start) - 1
+            if n >= 0 and encoded.ends[n] > turn.start and encoded.ids[n] not in self._added_ids:
+                joined = rendering.text[encoded.starts[n] : turn.start]
+                borders |= set() if joined.isspace() else {turn.start}
+        return borders
 
     def _begins_with_prompt(self, rendering: Rendering, encoded: Encoded, end: int) -> bool:
         """Tell whether the ids begin with those of text[:end]; to look behind its last special token is enough."""

@@ -14,11 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tokenizers import AddedToken, Tokenizer
+from tokenizers import AddedToken, Tokenizer, pre_tokenizers
 
 from penala.errors import TokensError
 
 BORDER = 0x10FFFD  # the last private-use character; aliases count down from it, the marks of marks.py up from the first
+
+_INSEPARABLE = "this tokenizer cannot keep its special tokens apart from text that spells them"
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +72,11 @@ class Encoder:
             token.content for token in added.values() if token.special and token.content in self.added
         )
 
+    @property
+    def puts_a_space_first(self) -> bool:
+        """Whether text begins with a space of the tokenizer's own (SentencePiece writes "a" as "▁a")."""
+        return self.tokenizer.encode("a", add_special_tokens=False).tokens[:1] in (["▁"], ["▁a"])
+
     def encode(self, text: str) -> Encoded:
         """Encode `text` as every other user of the tokenizer does."""
         return _encoded(self.tokenizer.encode(text, add_special_tokens=False))
@@ -89,11 +96,15 @@ class ApartEncoder:
         quoted = {json.dumps(name, ensure_ascii=False): f'"{alias}"' for name, alias in self._aliases.items()}
         table = pattern(quoted).sub(lambda match: quoted[match[0]], encoder.tokenizer.to_str())
         self._tokenizer = Tokenizer.from_str(table)
-        self._tokenizer.add_special_tokens([AddedToken(chr(BORDER), normalized=False, special=True)])
-        self._border_id = self._tokenizer.token_to_id(chr(BORDER))
-        if any(self._tokenizer.token_to_id(alias) != encoder.added[name] for name, alias in self._aliases.items()):
-            what = "text that spells a special token cannot be kept apart from the token with this tokenizer"
-            raise TokensError(what, where=str(encoder.path))
+        if encoder.puts_a_space_first:  # before all that follows a special token, so a border must not be one
+            apart, own = pre_tokenizers.Split(chr(BORDER), "isolated"), self._tokenizer.pre_tokenizer
+            self._tokenizer.pre_tokenizer = apart if own is None else pre_tokenizers.Sequence([own, apart])
+        else:
+            self._tokenizer.add_special_tokens([AddedToken(chr(BORDER), normalized=False, special=True)])
+        self._ids = {alias: encoder.added[name] for name, alias in self._aliases.items()}
+        self._where = str(encoder.path)
+        if any(self._tokenizer.token_to_id(alias) != id_ for alias, id_ in self._ids.items()):
+            raise TokensError(_INSEPARABLE, where=self._where)
 
     def encode(self, text: str, spelled: Collection[int], borders: Iterable[int] = ()) -> Encoded:
         """Encode `text`: control tokens that begin at `spelled` are text, and no token crosses one of `borders`.
@@ -110,7 +121,12 @@ class ApartEncoder:
                 events.append((match.start(), match.end(), self._aliases[match[0]]))
         replaced, origin = _replaced(text, sorted(events))
         encoding = _encoded(self._tokenizer.encode(replaced, add_special_tokens=False))
-        kept = [n for n, id_ in enumerate(encoding.ids) if id_ != self._border_id]
+        spans = zip(encoding.starts, encoding.ends, strict=True)
+        pieces = [replaced[start:end].strip() for start, end in spans]  # controls may hold the white space around them
+        found = sum(self._ids.get(piece) == id_ for piece, id_ in zip(pieces, encoding.ids, strict=True))
+        if found != sum(end > start for start, end, _ in events):
+            raise TokensError(_INSEPARABLE, where=self._where)
+        kept = [n for n, piece in enumerate(pieces) if piece != chr(BORDER)]
         return Encoded(
             [encoding.ids[n] for n in kept],
             [origin(encoding.starts[n]) for n in kept],

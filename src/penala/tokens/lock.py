@@ -158,7 +158,7 @@ def _of_data(tokenizer: ChatTokenizer, conversations: Iterable[Row]) -> list[Gol
     goldens: list[Golden] = []
     for conversation in conversations:
         messages = [message_dict(message) for message in conversation.messages]
-        golden = _golden(tokenizer, messages, plain(conversation.tools), False)
+        golden = _golden(tokenizer, messages, plain(conversation.tools) or None, False)
         if golden.text is not None and len(golden.text) <= SHORT:
             goldens.append(golden)
         if len(goldens) == FROM_DATA:

@@ -36,7 +36,8 @@ class Found:
 
     def next_start(self, position: int, message: int) -> int | None:
         """Return where the first text of another message stands at or behind `position`."""
-        return min((at for n, at in self.starts.items() if n != message and at >= position), default=None)
+        sides = (*self.starts.items(), *self.ends.items())
+        return min((at for n, at in sides if n != message and at >= position), default=None)
 
 
 def find(render: Render, messages: Messages, tools: Any, text: str, controls: re.Pattern[str]) -> Found:

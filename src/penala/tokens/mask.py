@@ -1,5 +1,6 @@
 """The proof of the loss mask, before the first step of training."""
 
+from bisect import bisect_left
 from collections.abc import Iterator
 
 from penala.errors import TokensError
@@ -11,7 +12,8 @@ def prove(tokenizer: ChatTokenizer, tokens: TrainingTokens) -> None:
     """Prove the mask of one row. Raises TokensError that names the row and the token.
 
     At least one token is supervised. Each run of supervised tokens is one assistant turn: it begins where the model
-    writes, ends with an end-of-turn token and holds no other. No token of another message is supervised.
+    writes, with its first word, ends with the turn's end-of-turn token and holds no other. No token of another message
+    is supervised.
     """
     if len(tokens.labels) != len(tokens.ids):
         raise TokensError(f"{len(tokens.ids)} ids have {len(tokens.labels)} labels", where=tokens.where)
@@ -24,13 +26,19 @@ def prove(tokenizer: ChatTokenizer, tokens: TrainingTokens) -> None:
         fix = "a row needs an assistant message whose weight is not 0"
         raise TokensError("no token is supervised", where=tokens.where, fix=fix)
     if len(runs) != len(tokens.turns):
+        _refuse_ends_within(tokenizer, tokens)
         what = f"{len(tokens.turns)} assistant turns have {len(runs)} runs of supervised tokens"
         raise TokensError(what, where=tokens.where)
     starts, ends = tokens.encoded.starts, tokens.encoded.ends
     for (first, last), turn in zip(runs, tokens.turns, strict=True):
         if turn.prompt_end is not None and starts[first] < turn.prompt_end:
             raise _violation(tokenizer, tokens, first, "is supervised and belongs to the prompt")
-        if tokens.ids[last] not in tokenizer.end_ids:
+        if tokens.text[starts[first] : turn.start].strip():
+            raise _violation(tokenizer, tokens, first, "is supervised and holds a word of the chat template")
+        if missed := tokens.text[turn.start : starts[first]].strip():
+            what = f"is the first one supervised in messages[{turn.message}] and comes behind {missed[:80]!r}"
+            raise _violation(tokenizer, tokens, first, what)
+        if tokens.ids[last] not in tokenizer.end_ids or not starts[last] <= turn.end_token < ends[last]:
             what = f"is the last one supervised in messages[{turn.message}] and ends no turn"
             raise _violation(tokenizer, tokens, last, what)
         begin, finish = min(starts[first : last + 1]), max(ends[first : last + 1])
@@ -39,6 +47,17 @@ def prove(tokenizer: ChatTokenizer, tokens: TrainingTokens) -> None:
                 for n in range(first, last + 1):
                     if starts[n] < end and ends[n] > start:
                         raise _violation(tokenizer, tokens, n, "is supervised and belongs to another message")
+
+
+def _refuse_ends_within(tokenizer: ChatTokenizer, tokens: TrainingTokens) -> None:
+    """Name a token that ends replies and stands inside one, such as the end of gpt-oss's reasoning."""
+    for turn in tokens.turns:
+        for n in range(bisect_left(tokens.encoded.starts, turn.start), len(tokens.ids)):
+            if tokens.encoded.starts[n] >= turn.end_token:
+                break
+            if tokens.labels[n] in tokenizer.end_ids:
+                what = f"stands inside messages[{turn.message}] and ends replies, so a server would stop there"
+                raise _violation(tokenizer, tokens, n, what)
 
 
 def _runs(tokenizer: ChatTokenizer, tokens: TrainingTokens) -> Iterator[tuple[int, int]]:

@@ -229,7 +229,7 @@ class _Preparation:
             removed = tokens - len(kept.ids)
             supervised = kept.num_supervised
             if not supervised:
-                self._ledger.add("masked", tokens=tokens, removed=removed, reason="weight_0")
+                self._ledger.add("masked", tokens=tokens, removed=removed, reason=_why_masked(row))
             elif removed:
                 self._ledger.add("cut", tokens=tokens, supervised=supervised, removed=removed, reason="too_long")
             else:
@@ -265,6 +265,12 @@ class _Preparation:
 def _is_masked_by_wish(row: Conversation, tokens: TrainingTokens) -> bool:
     """Tell whether a row has assistant messages and the user wants none of them trained."""
     return not tokens.turns and any(message.role == "assistant" for message in row.messages)
+
+
+def _why_masked(row: Conversation) -> str:
+    """Name what masked a whole row: its weights, or else the choice of turns."""
+    weights = [message.extra.get("weight", 1) for message in row.messages if message.role == "assistant"]
+    return "not_chosen" if any(weights) else "weight_0"
 
 
 def _percentiles(lengths: Sequence[int]) -> dict[str, int]:

@@ -18,12 +18,14 @@ class Habits:
 
     turn_ends: the tokens that end a turn; none when the template does not end every turn with a token.
     controls: the tokens that only the template may write; where a message spells one it is text.
+    heads: the texts between the last control token before a reply and the reply.
     tails: the texts between a reply and its end-of-turn token.
     prompt_end: how a prompt ends, from its last token on. A rendering that shows it goes on with a reply.
     """
 
     turn_ends: frozenset[str] = frozenset()
     controls: frozenset[str] = frozenset()
+    heads: frozenset[str] = frozenset()
     tails: frozenset[str] = frozenset()
     prompt_end: str = ""
 
@@ -53,7 +55,7 @@ def probe(template: ChatTemplate, encoder: Encoder, declared_ends: Collection[st
                 return _habits(template, encoder, declared_ends, messages, text, found)
         except TokensError:
             continue
-    return Habits(controls=encoder.special)
+    return Habits(controls=encoder.special | frozenset(declared_ends).intersection(encoder.added))
 
 
 def _habits(
@@ -72,12 +74,17 @@ def _habits(
     header = frozenset(added.findall(prompts[0][len(_shared([prompts[0], questions])) :]))
     turn_ends = _turn_ends(behind, added, header, declared_ends)
     between_turns = {token for glue in behind[:-1] for token in added.findall(glue)}
+    before = [added.findall(text[found.ends[n - 1] : found.starts[n]]) for n in turns]
+    begins_turn = {next((token for token in tokens if token not in turn_ends), "") for tokens in before} - {""}
     last_question = messages[turns[0] - 1]["content"]
     prompt_end = prompts[0][prompts[0].rfind(last_question) + len(last_question) :]
     last_token = max((match.start() for match in added.finditer(prompt_end)), default=0)
+    ends = turn_ends.union(declared_ends).intersection(encoder.added)
+    controls = encoder.special | ends | between_turns | begins_turn
     return Habits(
         turn_ends=turn_ends,
-        controls=encoder.special | turn_ends | between_turns,
+        controls=controls,
+        heads=frozenset(pattern(controls).split(text[: found.starts[n]])[-1] for n in turns),
         tails=frozenset(glue[: match.start()] for glue in behind if (match := pattern(turn_ends).search(glue))),
         prompt_end=prompt_end[last_token:],
     )

@@ -45,7 +45,7 @@ class ChatTemplate:
     def __init__(self, sources: Mapping[str, str], variables: Mapping[str, str]) -> None:
         self.sources = dict(sources)
         self.variables = dict(variables)
-        self._compiled = {name: _compile(source) for name, source in sources.items()}
+        self._compiled = {name: _compile(source) for name, source in sources.items() if name in ("default", "tool_use")}
 
     def render(
         self,

@@ -5,7 +5,8 @@ begins with it, proves where the model takes over. What neither proves is refuse
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,7 +68,7 @@ def find_turn(rendering: Rendering, message: int) -> Turn:
     _check_calls(message, fields, rendering.text[behind : end.start()])
     start = end.start()  # of a turn without any text, its end is trained
     if begin is not None and not _reasons_first(rendering, fields, prompt_end, begin):
-        start = _with_leading_space(rendering.text, content, begin, prompt_end)
+        start = _with_leading_space(rendering, content, begin, prompt_end)
     elif prompt_end is not None and (content.strip() or calls or reasoning_of(fields)):
         start = prompt_end  # what the template took apart (reasoning) or put into words (a call) is the model's
     return Turn(message, prompt_end, start, end.start(), end.end())
@@ -104,11 +105,11 @@ def _search(rendering: Rendering, message: int, text: str, prompt_end: int | Non
 
 
 def _kept(rendering: Rendering, message: int, content: str, finish: int) -> int:
-    """Return where a text goes on whose beginning (reasoning) the template dropped: behind a control token."""
-    start = max((match.end() for match in rendering.controls if match.end() <= finish), default=0)
-    if not content.rstrip().endswith(rendering.text[start:finish]):
-        raise _unproved(message, "the chat template rewrites the assistant's text")
-    return start
+    """Return where a text goes on whose beginning (reasoning) the template dropped: behind what begins a turn."""
+    for start in _heads_end(rendering, finish):
+        if content.rstrip().endswith(rendering.text[start:finish]):
+            return start
+    raise _unproved(message, "the chat template rewrites the assistant's text")
 
 
 def _end(rendering: Rendering, message: int, behind: int, calls: bool) -> re.Match[str]:
@@ -123,9 +124,17 @@ def _end(rendering: Rendering, message: int, behind: int, calls: bool) -> re.Mat
         what = f"messages[{message}]: the chat template ends this turn with no end-of-turn token"
         raise TokensError(what, fix=_NO_END)
     unseen = message + 1 < len(rendering.messages) and message + 1 not in rendering.found.starts
-    if calls and unseen and limit is None:
+    if calls and unseen and not _comes_before(rendering, message + 1, end.end()):
         raise _unproved(message, "the chat template rewrites what follows the call")
     return end
+
+
+def _comes_before(rendering: Rendering, message: int, end: int) -> bool:
+    """Tell whether the rendering up to `end` is the same where `message` has not been said yet."""
+    try:
+        return rendering.prompt(message).startswith(rendering.text[:end])
+    except TokensError:
+        return False
 
 
 def _check_tail(rendering: Rendering, message: int, tail: str, content: str) -> None:
@@ -138,9 +147,11 @@ def _check_tail(rendering: Rendering, message: int, tail: str, content: str) -> 
 
 def _check_calls(message: int, fields: dict[str, Any], written: str) -> None:
     """A call that the template leaves out would teach the model to say nothing instead."""
+    times: Counter[str] = Counter()
     for n, call in enumerate(fields.get("tool_calls") or ()):
         name = call.get("function", call).get("name") if isinstance(call, dict) else None
-        if not isinstance(name, str) or name not in written:
+        times[str(name)] += 1
+        if not isinstance(name, str) or written.count(name) < times[name]:  # some templates write the first call only
             raise TokensError(
                 f"messages[{message}].tool_calls[{n}] is not written by the chat template",
                 fix="use a model whose template knows tools, or leave the row out",
@@ -152,11 +163,19 @@ def _reasons_first(rendering: Rendering, fields: dict[str, Any], prompt_end: int
     return bool(reasoning) and prompt_end is not None and reasoning in rendering.text[prompt_end:begin]
 
 
-def _with_leading_space(text: str, content: str, begin: int, prompt_end: int | None) -> int:
+def _with_leading_space(rendering: Rendering, content: str, begin: int, prompt_end: int | None) -> int:
     """Move the beginning of a text back over the white space of its own that the template kept."""
-    space = content[: len(content) - len(content.lstrip())]
-    first = prompt_end if prompt_end is not None else begin
+    text, space = rendering.text, content[: len(content) - len(content.lstrip())]
+    first = prompt_end if prompt_end is not None else next(_heads_end(rendering, begin), begin)
     kept = 0
     while begin - kept > first and kept < len(space) and text[begin - kept - 1] == space[-1 - kept]:
         kept += 1
     return begin - kept
+
+
+def _heads_end(rendering: Rendering, before: int) -> Iterator[int]:
+    """Yield where a reply can begin behind the last control token, after the longest of the usual heads first."""
+    last = max((match.end() for match in rendering.controls if match.end() <= before), default=0)
+    for head in sorted(rendering.habits.heads, key=len, reverse=True):
+        if rendering.text.startswith(head, last, before):
+            yield last + len(head)

@@ -1,0 +1,77 @@
+"""Models with several chat templates: what is kept on the way to the endpoint, and which one serves a conversation."""
+
+import json
+import shutil
+
+import pytest
+
+from penala.basemodel.importing import import_model
+from penala.package.write import write_package
+from penala.tokens.chat_tokenizer import ChatTokenizer
+from penala.tokens.labels import NO_LOSS
+from penala.tokens.lock import FILE, TemplateLock
+from penala.tokens.prepare import PrepareSettings, prepare
+
+TURNS = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+TEMPLATES = {"default": TURNS, "tool_use": "<|im_start|>tools\n{{ tools | tojson }}<|im_end|>\n" + TURNS, "rag": "rag"}
+TOOL = {"type": "function", "function": {"name": "price", "description": "Harga", "parameters": {}}}
+ASKED = (("user", "Price?"), ("assistant", "RM 2."))
+
+
+@pytest.fixture(params=["files", "list"])
+def model(request, chat_model, tmp_path):
+    """A model folder with three templates, as files or in tokenizer_config.json: the two ways of transformers."""
+    folder = shutil.copytree(chat_model, tmp_path / "model")
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    config["chat_template"] = [{"name": name, "template": source} for name, source in TEMPLATES.items()]
+    if request.param == "files":
+        config["chat_template"] = "an older one"
+        more = folder / "additional_chat_templates"
+        more.mkdir()
+        (folder / "chat_template.jinja").write_text(TEMPLATES["default"])
+        for name in ("tool_use", "rag"):
+            (more / f"{name}.jinja").write_text(TEMPLATES[name])
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    return folder
+
+
+def test_each_conversation_has_the_template_that_transformers_takes(model, conversation):
+    """tool_use with tools, default without; the text is that of transformers."""
+    from transformers import AutoTokenizer
+
+    tokenizer, other = ChatTokenizer.from_folder(model), AutoTokenizer.from_pretrained(model)
+    row = conversation(*ASKED)
+    messages = [message.as_dict() for message in row.messages]
+
+    assert tokenizer.template.sources == TEMPLATES
+    for tools in (None, [TOOL]):
+        text = tokenizer.render(row.messages, tools=tools)
+        assert text == other.apply_chat_template(messages, tools=tools, tokenize=False)
+        assert ("Harga" in text) == (tools is not None)
+
+
+def test_named_templates_travel_from_import_to_package(model, conversation, tmp_path):
+    """Imported, prepared, locked and packaged, a row with tools is still asked with tool_use."""
+    rows = [conversation(*ASKED, tools=(TOOL,)), conversation(*ASKED)]
+    splits = type("Splits", (), {"train": rows, "validation": [], "test": [], "held_out": (), "bad_rows": {}})
+    splits.rows_in = 2
+    imported, prepared, package = (tmp_path / name for name in ("imported", "prepared", "package"))
+    expected = ChatTokenizer.from_folder(model).prompt(rows[0].messages[:1], tools=[TOOL])
+
+    import_model(model, imported, tmp_path / "cache", lambda event: None)
+    prepare(splits, imported, prepared, PrepareSettings(), lambda event: None)
+    shutil.copyfile(prepared / FILE, imported / FILE)  # as training leaves it beside the weights
+    write_package(imported, package, report=lambda event: None)
+
+    for folder in (imported, prepared, package / "model"):
+        assert ChatTokenizer.from_folder(folder).prompt(rows[0].messages[:1], tools=[TOOL]) == expected
+        TemplateLock.load(prepared / FILE).verify(folder)
+    assert (package / FILE).read_bytes() == (package / "model" / FILE).read_bytes() == (prepared / FILE).read_bytes()
+    lines = [json.loads(line) for line in (prepared / "train.jsonl").read_text().splitlines()]
+    supervised = [[label for label in line["labels"] if label != NO_LOSS] for line in lines]
+    assert lines[0]["input_ids"][: len(expected)] == expected
+    assert supervised[0] == supervised[1]
+    assert len(lines[0]["input_ids"]) > len(lines[1]["input_ids"])
