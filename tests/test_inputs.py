@@ -7,7 +7,7 @@ from penala.inputs import PIPELINE, InputSpec, component_inputs, component_spec
 
 OURS = {
     "catalogue_model", "conversation_schema", "column_mapping", "validation_split", "test_split", "on_bad_row",
-    "on_too_long", "forgetting_file_path", "learning_rate_min", "learning_rate_max",
+    "on_too_long", "train_on", "train_tool_calls", "forgetting_file_path", "learning_rate_min", "learning_rate_max",
 }  # fmt: skip
 STEPS = component_spec(PIPELINE)["jobs"]
 

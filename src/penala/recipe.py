@@ -43,6 +43,8 @@ SAID_ELSEWHERE: Mapping[str, str] = {
     "test_split": "conversations.test",
     "on_bad_row": "conversations.on_bad_row",
     "on_too_long": "conversations.on_too_long",
+    "train_on": "conversations.train_on",
+    "train_tool_calls": "conversations.train_tool_calls",
     "forgetting_file_path": "evaluation.forgetting",
     "evaluation_config": "evaluation",
     "evaluation_config_params": "evaluation",
@@ -97,6 +99,10 @@ class Conversations(_Part):
     columns: dict[str, str] = Field(default_factory=dict, description="Our column name -> the file's")
     on_bad_row: Literal["error", "drop"] = "error"
     on_too_long: Literal["error", "cut_turns", "drop"] = "error"
+    train_on: Literal["all_turns", "last_turn"] = Field(
+        "all_turns", description="Which turns of the assistant are trained; a message's weight 0 leaves it out too"
+    )
+    train_tool_calls: bool = Field(True, description="Whether turns that call tools are trained")
 
     @field_validator("train", "validation", "test")
     @classmethod

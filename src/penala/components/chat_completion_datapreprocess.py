@@ -7,6 +7,7 @@ from penala.components.entry import Report, run
 from penala.conversations.check import Check, check, require
 from penala.conversations.split import split
 from penala.errors import DataError
+from penala.tokens.labels import Supervision
 from penala.tokens.prepare import PrepareSettings, prepare
 
 SplitName = Literal["train", "validation", "test"]
@@ -22,7 +23,13 @@ def body(arguments: dict[str, Any], report: Report) -> dict[str, Any]:
         _read("test", arguments) or arguments["test_split"],
     )
     report({"event": "note", "text": splits.note})
-    settings = PrepareSettings(max_seq_length=arguments["max_seq_length"], on_too_long=arguments["on_too_long"])
+    settings = PrepareSettings(
+        max_seq_length=arguments["max_seq_length"],
+        on_too_long=arguments["on_too_long"],
+        supervision=Supervision(
+            last_turn_only=arguments["train_on"] == "last_turn", tool_calls=arguments["train_tool_calls"] == "true"
+        ),
+    )
     return prepare(splits, arguments["model_selector_output"], arguments["output_dir"], settings, report)
 
 

@@ -19,6 +19,7 @@ LEDGER_WORDS = {
 REASON_WORDS = {
     "too_long": "longer than the limit; on_too_long: cut_turns would shorten those that it can",
     "template_or_mask": "the chat template refuses them, or nothing proves their mask: a run stops at them",
+    "not_chosen": "none of their assistant messages is chosen by train_on or train_tool_calls",
     "weight_0": "their assistant messages all have the weight 0",
 }
 

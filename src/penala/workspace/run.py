@@ -242,6 +242,8 @@ def _inputs(
         "conversation_schema": conversations.schema_,
         "on_bad_row": conversations.on_bad_row,
         "on_too_long": conversations.on_too_long,
+        "train_on": conversations.train_on,
+        "train_tool_calls": conversations.train_tool_calls,
     }
     if conversations.columns:
         inputs["column_mapping"] = json.dumps(conversations.columns, sort_keys=True)
