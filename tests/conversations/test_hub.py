@@ -3,6 +3,8 @@
 import os
 import subprocess
 import sys
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
 
 import pytest
 
@@ -174,6 +176,26 @@ def test_a_set_without_data_and_a_broken_card_are_refused(served):
     (served.folder / "train.jsonl").rename(served.folder / "train.py")
     with pytest.raises(DataError, match="holds no data file that we read; try --revision refs/convert/parquet"):
         open_set(REPO, endpoint=served.url)
+
+
+def test_an_address_that_is_no_hub_is_named(tmp_path):
+    """A page to log in on answers 200 with HTML."""
+
+    class Page(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"<html>")
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Page) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}"
+        with pytest.raises(Unreachable, match="does not answer as a hub; check HF_ENDPOINT"):
+            open_set(REPO, endpoint=address)
+        server.shutdown()
 
 
 def test_offline_mode_is_named(tmp_path):

@@ -254,6 +254,20 @@ def test_an_empty_shard_is_no_hindrance(served, fetch, tmp_path):
     assert got["train"].of == 2
 
 
+@pytest.mark.parametrize("sizes", [(3, 0, 2), (0, 5), (0,)])
+def test_an_empty_row_group_doubles_and_loses_nothing(served, fetch, tmp_path, sizes):
+    """pyarrow writes a table without rows as a group without rows."""
+    schema = pyarrow.schema({"n": pyarrow.int64()})
+    with pyarrow.parquet.ParquetWriter(served.folder / "train.parquet", schema) as writer:
+        for number, size in enumerate(sizes):
+            writer.write_table(pyarrow.table({"n": [10 * number + row for row in range(size)]}, schema=schema))
+
+    fetch(served)
+
+    expected = [{"n": 10 * number + row} for number, size in enumerate(sizes) for row in range(size)]
+    assert lines(tmp_path / "out" / "train.jsonl") == expected
+
+
 @pytest.mark.parametrize(
     ("name", "write"),
     [

@@ -32,6 +32,9 @@ def layout(*paths: str, card: str = "") -> dict[str, dict[str, list[str]]]:
         (["default/train/0000.parquet", "default/train/0001.parquet"], {"train": [0, 1]}),
         (["alpaca_data.json"], {"train": [0]}),
         (["test-v2.jsonl.gz"], {"test": [0]}),
+        (["data.test.jsonl", "data.train.jsonl"], {"test": [0], "train": [1]}),
+        (["squad-v1.1-test.json", "squad-v1.1-train.json"], {"test": [0], "train": [1]}),
+        (["train.messages.jsonl"], {"train": [0]}),
         (["extra-00000-of-00001.parquet", "values.parquet"], {"extra": [0], "train": [1]}),
     ],
 )
@@ -93,6 +96,30 @@ def test_the_card_claims_rows():
     assert lay_out([RemoteFile("train.jsonl", 1)], card).configs["default"]["train"].rows == 20
 
 
+def test_a_claim_about_another_configuration_is_not_taken():
+    """Rows are cut by the claim: the wrong one would give the wrong share."""
+    infos = "".join(
+        f"- {{config_name: {name}, splits: [{{name: train, num_examples: {rows}}}]}}\n"
+        for name, rows in (("old", 100), ("chat", 1000))
+    )
+    card = read_card(
+        f"---\nconfigs:\n- {{config_name: chat, data_files: train.jsonl}}\ndataset_info:\n{infos}---\n".encode()
+    )
+
+    assert lay_out([RemoteFile("train.jsonl", 1)], card).configs["chat"]["train"].rows == 1000
+
+
+@pytest.mark.parametrize("head", ["configs:", "dataset_info:", "dataset_info: 3", "dataset_info: {splits: many}"])
+def test_a_card_that_says_nothing_of_use_is_no_hindrance(head):
+    """What a card claims beside the files may be missing or odd."""
+    assert layout("train.jsonl", card=head) == {"default": {"train": ["train.jsonl"]}}
+
+
+def test_a_name_that_yaml_reads_as_something_else_is_a_name():
+    """`no` is a language, and false in YAML."""
+    assert layout("a.csv", card="configs:\n- {config_name: no, data_files: a.csv}") == {"False": {"train": ["a.csv"]}}
+
+
 @pytest.mark.parametrize(
     ("card", "message"),
     [
@@ -100,6 +127,7 @@ def test_the_card_claims_rows():
         ("configs:\n- data_files: [{split: ../up, path: x.csv}]", "'../up' is no name of a split"),
         ("configs:\n- data_files: [{split: train}]", "missing required field `path`"),
         ("configs: [", "its head cannot be understood"),
+        ("date: 2023-02-30", "its head cannot be understood"),
         ("configs:\n- data_files: 'a**.csv'", "is no pattern"),
     ],
 )

@@ -12,9 +12,11 @@ from threading import Lock
 from typing import Any
 
 from penala.conversations.hub_splits import Card, Layout, RemoteFile, Split, lay_out, read_card
+from penala.conversations.visible import visible
 from penala.errors import DataError, UsageError, near
 
 CARD = "README.md"
+CARD_BYTES = 1 << 20  # its head stands at its beginning
 WAITS_S = (1.0, 2.0, 4.0, 8.0)  # between tries that bring nothing; one that brought bytes is followed at once
 QUIET_S = 2.0  # what is shorter needs no progress
 REPORT_EVERY_S = 0.5
@@ -63,14 +65,20 @@ def open_set(
     DataError when it refuses.
     """
     from huggingface_hub import HfApi, constants
+    from huggingface_hub.errors import HFValidationError
     from huggingface_hub.hf_api import RepoFile
 
     home = endpoint or constants.ENDPOINT
     api = HfApi(endpoint=home)
     with explained(repo, home):
-        commit = api.dataset_info(repo, revision=revision, timeout=constants.HF_HUB_ETAG_TIMEOUT).sha
-        tree = api.list_repo_tree(repo, recursive=True, revision=commit, repo_type="dataset")
-        files = [RemoteFile(entry.path, entry.size) for entry in tree if isinstance(entry, RepoFile)]
+        try:
+            commit = api.dataset_info(repo, revision=revision, timeout=constants.HF_HUB_ETAG_TIMEOUT).sha
+            tree = api.list_repo_tree(repo, recursive=True, revision=commit, repo_type="dataset")
+            files = [RemoteFile(entry.path, entry.size) for entry in tree if isinstance(entry, RepoFile)]
+        except HFValidationError:
+            raise
+        except (ValueError, KeyError, TypeError):  # a page to log in on, a mistyped address
+            raise Unreachable(f"{home} does not answer as a hub", where=repo, fix="check HF_ENDPOINT") from None
     layout = _layout(repo, commit, files, home)
     if not layout.configs:
         fix = "try --revision refs/convert/parquet, where the hub keeps what it could convert"
@@ -78,7 +86,8 @@ def open_set(
     name = _pick(layout, config, repo)
     notes = layout.notes
     if len(layout.configs) > 1 and config is None:
-        notes = [*notes, f"configuration {name}, the default of {', '.join(layout.configs)}; --config takes another"]
+        known = visible(", ".join(layout.configs))
+        notes = [*notes, f"configuration {visible(name)}, the default of {known}; --config takes another"]
     return HubSet(repo, commit, revision or "main", name, layout.configs[name], home, notes)
 
 
@@ -87,7 +96,7 @@ def _layout(repo: str, commit: str, files: list[RemoteFile], endpoint: str) -> L
     try:
         if readme := next((file for file in files if file.path == CARD), None):
             stream = HubStream(_url(repo, CARD, commit, endpoint), readme, repo, endpoint, lambda count: None)
-            card = read_card(stream.readall())
+            card = read_card(stream.read(min(readme.size, CARD_BYTES)))
         return lay_out(files, card)
     except DataError as error:
         if error.where is not None:  # the hub's, not the card's
@@ -104,7 +113,7 @@ def _url(repo: str, path: str, commit: str, endpoint: str) -> str:
 
 def _pick(layout: Layout, asked: str | None, repo: str) -> str:
     """Return the configuration that was asked for, else the default one."""
-    known = ", ".join(layout.configs)
+    known = visible(", ".join(layout.configs))
     if asked is not None and asked not in layout.configs:
         fix = near(asked, layout.configs) or f"it has {known}"
         raise UsageError(f"has no configuration '{asked}'", where=repo, fix=fix)

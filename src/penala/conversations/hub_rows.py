@@ -107,10 +107,10 @@ def parquet_pieces(
                 for batch in reader.iter_batches(batch_size=BATCH_ROWS, row_groups=[group], use_threads=False):
                     lines = [as_line(row) for row in batch.slice(0, wanted).to_pylist()]
                     wanted -= len(lines)
+                    yield Piece(lines, None)
                     if wanted == 0:
                         break
-                    yield Piece(lines, None)
-            yield Piece(lines, Place(number, group + 1))
+            yield Piece([], Place(number, group + 1))  # a group may be empty
 
 
 def _parquet(stream: HubStream, **options: Any) -> Any:

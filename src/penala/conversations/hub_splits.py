@@ -5,11 +5,13 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
+from typing import Any
 
 import msgspec
 import yaml
 
 from penala.conversations.files import ABOUT_DATA
+from penala.conversations.visible import visible
 from penala.errors import DataError
 
 DEFAULT = "default"
@@ -61,7 +63,7 @@ class _Files(msgspec.Struct):
 
 
 class _Config(msgspec.Struct):
-    config_name: str | int = DEFAULT
+    config_name: str | int | bool = DEFAULT  # YAML reads `no` as false
     data_files: str | list[str | _Files] | None = None
     data_dir: str | None = None
     default: bool = False
@@ -73,7 +75,7 @@ class _SplitInfo(msgspec.Struct):
 
 
 class _Info(msgspec.Struct):
-    config_name: str | int = DEFAULT
+    config_name: str | int | bool = DEFAULT
     splits: list[_SplitInfo] = []
 
 
@@ -81,7 +83,7 @@ class Card(msgspec.Struct):
     """What the head of a README.md says about files and rows."""
 
     configs: list[_Config] = []
-    dataset_info: _Info | list[_Info] = []
+    dataset_info: list[_Info] = []
 
 
 def read_card(readme: bytes) -> Card:
@@ -92,9 +94,19 @@ def read_card(readme: bytes) -> Card:
     end = next((number for number, line in enumerate(lines[1:], 1) if line.strip() == "---"), 0)
     try:
         head = yaml.safe_load("\n".join(lines[1:end]))
-        return msgspec.convert(head, Card) if isinstance(head, dict) else Card()
-    except (yaml.YAMLError, msgspec.ValidationError) as error:
-        raise DataError(f"its head cannot be understood: {str(error).splitlines()[0]}") from None
+        if not isinstance(head, dict):
+            return Card()
+        return Card(msgspec.convert(head.get("configs") or [], list[_Config]), _claims(head.get("dataset_info")))
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # msgspec's errors and a date of 30 February too
+        raise DataError(f"its head cannot be understood: {visible(str(error).splitlines()[0])}") from None
+
+
+def _claims(said: Any) -> list[_Info]:
+    """Return how many rows the card claims; of what it says otherwise than expected, nothing is believed."""
+    try:
+        return msgspec.convert(said if isinstance(said, list) else [said], list[_Info])
+    except msgspec.ValidationError:
+        return []
 
 
 def kind_of(path: str) -> str:
@@ -124,11 +136,13 @@ def lay_out(files: Sequence[RemoteFile], card: Card) -> Layout:
         found = _inferred([path for path in data if kind_of(path) == kind])
         if others := sum(kind_of(path) != kind for path in data):
             notes.append(f"{others} data files that are not {kind} are left out")
-    infos = card.dataset_info if isinstance(card.dataset_info, list) else [card.dataset_info]
-    claims = {str(info.config_name): {split.name: split.num_examples for split in info.splits} for info in infos}
+    claims = {
+        str(info.config_name): {split.name: split.num_examples for split in info.splits} for info in card.dataset_info
+    }
+    only_claim = next(iter(claims.values())) if len(claims) == len(found) == 1 else {}
     configs: dict[str, Splits] = {}
     for config, names in found.items():
-        rows = claims.get(config, {}) if len(found) > 1 else next(iter(claims.values()), {})
+        rows = claims.get(config, only_claim)
         configs[config] = {
             split: Split(tuple(data[path] for path in paths), rows.get(split)) for split, paths in names.items()
         }
@@ -164,12 +178,12 @@ def _listed(entry: _Config, paths: Sequence[str]) -> Names:
     for item in [given] if isinstance(given, str) else given:
         files = _Files(item) if isinstance(item, str) else item
         if not _NAME.fullmatch(files.split):
-            raise DataError(f"'{files.split}' is no name of a split")
+            raise DataError(f"'{visible(files.split)}' is no name of a split")
         known = splits.setdefault(files.split, [])
         for pattern in [files.path] if isinstance(files.path, str) else files.path:
             matches = _match(f"{folder}/{pattern}" if folder else pattern, paths)
             if not matches:
-                raise DataError(f"no data file matches '{pattern}' of split {files.split}")
+                raise DataError(f"no data file matches '{visible(pattern)}' of split {files.split}")
             known += [path for path in matches if path not in known]
     return splits
 
@@ -201,7 +215,7 @@ def _inferred(paths: Sequence[str]) -> dict[str, Names]:
 
 def _place(path: PurePosixPath) -> tuple[str, str]:
     """Return the folder that makes a configuration, and the split."""
-    stem = path.name.split(".", 1)[0]
+    stem = PurePosixPath(path.stem).stem if is_packed(path.name) else path.stem
     shard = _SHARD.fullmatch(stem)
     name = shard["split"] if shard else stem
     if split := _split_of(name):
@@ -216,8 +230,8 @@ def _split_of(name: str) -> str | None:
     """Return the split that a file's name tells: train_sft of train_sft.jsonl, train of train2.csv and my-train.csv."""
     if numbered := _NUMBERED.fullmatch(name):
         return numbered[1]
-    if _BEGINS.match(name) and (begin := _NAME.match(name)):
-        return begin[0]
+    if _BEGINS.match(name):
+        return re.split(r"\W", name, maxsplit=1)[0]
     within = _WITHIN.search(name)
     return within[1] if within else None
 
