@@ -4,10 +4,12 @@ huggingface_hub does the talking: it reads HF_ENDPOINT, HF_TOKEN or the stored t
 """
 
 import io
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from importlib import import_module
 from threading import Lock
 from typing import Any
 
@@ -80,7 +82,7 @@ def open_set(
         except (ValueError, KeyError, TypeError):  # a page to log in on, a mistyped address
             raise Unreachable(f"{home} does not answer as a hub", where=repo, fix="check HF_ENDPOINT") from None
     layout = _layout(repo, commit, files, home)
-    if not layout.configs:
+    if not layout.configs and not layout.refused:
         fix = "try --revision refs/convert/parquet, where the hub keeps what it could convert"
         raise DataError("holds no data file that we read", where=repo, fix=fix)
     name = _pick(layout, config, repo)
@@ -93,16 +95,18 @@ def open_set(
 
 def _layout(repo: str, commit: str, files: list[RemoteFile], endpoint: str) -> Layout:
     card = Card()
-    try:
-        if readme := next((file for file in files if file.path == CARD), None):
-            stream = HubStream(_url(repo, CARD, commit, endpoint), readme, repo, endpoint, lambda count: None)
-            card = read_card(stream.read(min(readme.size, CARD_BYTES)))
-        return lay_out(files, card)
-    except DataError as error:
-        if error.where is not None:  # the hub's, not the card's
-            raise
-        fix = "tell its authors; another --revision may be in order"
-        raise DataError(error.what, where=f"{repo}/{CARD}", fix=fix) from None
+    if readme := next((file for file in files if file.path == CARD), None):
+        stream = HubStream(_url(repo, CARD, commit, endpoint), readme, repo, endpoint, lambda count: None)
+        text = stream.read(min(readme.size, CARD_BYTES))
+        try:
+            card = read_card(text)
+        except DataError as error:
+            raise _broken_card(repo, error.what) from None
+    return lay_out(files, card)
+
+
+def _broken_card(repo: str, what: str) -> DataError:
+    return DataError(what, where=f"{repo}/{CARD}", fix="tell its authors; another --revision may be in order")
 
 
 def _url(repo: str, path: str, commit: str, endpoint: str) -> str:
@@ -113,13 +117,16 @@ def _url(repo: str, path: str, commit: str, endpoint: str) -> str:
 
 def _pick(layout: Layout, asked: str | None, repo: str) -> str:
     """Return the configuration that was asked for, else the default one."""
-    known = visible(", ".join(layout.configs))
-    if asked is not None and asked not in layout.configs:
-        fix = near(asked, layout.configs) or f"it has {known}"
+    names = [*layout.configs, *layout.refused]
+    known = visible(", ".join(names))
+    if asked is not None and asked not in names:
+        fix = visible(near(asked, names)) or f"it has {known}"
         raise UsageError(f"has no configuration '{asked}'", where=repo, fix=fix)
     if (name := asked or layout.default) is None:
-        what = f"has {len(layout.configs)} configurations: {known}"
+        what = f"has {len(names)} configurations: {known}"
         raise UsageError(what, where=repo, fix="choose one with --config NAME")
+    if name in layout.refused:
+        raise _broken_card(repo, layout.refused[name])
     return name
 
 
@@ -157,7 +164,7 @@ class HubStream(io.RawIOBase):
     def __init__(self, url: str, file: RemoteFile, repo: str, endpoint: str, moved: Callable[[int], None]) -> None:
         self._url = url
         self._size = file.size
-        self._where = f"{repo}/{file.path}"
+        self._where = visible(f"{repo}/{file.path}")
         self._repo = repo
         self._endpoint = endpoint
         self._moved = moved
@@ -216,7 +223,7 @@ class HubStream(io.RawIOBase):
                 with get_session().stream("GET", self._url, headers=headers, timeout=timeout) as response:
                     hf_raise_for_status(response)
                     skip, left = (0 if response.status_code == 206 else start), end - start
-                    self._check_size(response)
+                    self._check_size(response, start)
                     for block in response.iter_raw():
                         self._moved(len(block))
                         wanted = block[skip:][:left]
@@ -230,13 +237,17 @@ class HubStream(io.RawIOBase):
                     raise _Cut(_first_line(error)) from None
                 raise
 
-    def _check_size(self, response: Any) -> None:
-        total = response.headers.get("Content-Range", "").rpartition("/")[2]
-        if total.isdigit() and int(total) != self._size:
-            what = f"the hub lists {self._size} bytes and sends {total}"
-            raise DataError(
-                what, where=self._where, fix="try again; if it stays so, tell who runs the hub or the mirror"
-            )
+    def _check_size(self, response: Any, start: int) -> None:
+        fix = "try again; if it stays so, tell who runs the hub or the mirror"
+        total = response.headers.get("Content-Length", "")
+        if response.status_code == 206:
+            given = response.headers.get("Content-Range", "")
+            first, _, total = re.sub("bytes ([0-9]+)-[0-9]+", r"\1", given).partition("/")
+            if first != str(start):
+                what = f"the hub sends '{visible(given)}' when it is asked for what begins at byte {start}"
+                raise DataError(what, where=self._where, fix=fix)
+        if total.isdecimal() and int(total) != self._size:
+            raise DataError(f"the hub lists {self._size} bytes and sends {total}", where=self._where, fix=fix)
 
 
 class _Cut(Exception):
@@ -256,6 +267,8 @@ def explained(repo: str, endpoint: str) -> Iterator[None]:
         RevisionNotFoundError,
     )
 
+    # of httpx or httpx2, as the version of huggingface_hub has it; no HTTPError
+    invalid_url: type[Exception] = import_module(HTTPError.__module__).InvalidURL
     try:
         yield
     except HFValidationError:
@@ -278,11 +291,11 @@ def explained(repo: str, endpoint: str) -> Iterator[None]:
             raise DataError(f"{endpoint} refuses: {_first_line(error)}", where=repo, fix=fix) from None
         fix = "try again later, or set HF_ENDPOINT to a mirror"
         raise Unreachable(f"{endpoint} answers: {_first_line(error)}", where=repo, fix=fix) from None
-    except HTTPError as error:
+    except (HTTPError, invalid_url) as error:
         fix = f"make {endpoint} reachable, or set HF_ENDPOINT to a mirror"
         raise Unreachable(f"{endpoint} cannot be reached: {_first_line(error)}", where=repo, fix=fix) from None
 
 
 def _first_line(error: Exception) -> str:
     lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+    return visible(lines[0]) if lines else type(error).__name__

@@ -1,7 +1,7 @@
 """Splits of hub sets that recipes name, fetched whole once and kept under the commit they came from."""
 
-import re
 from pathlib import Path
+from urllib.parse import quote
 
 from penala.conversations.hub import HubSet, Report, Unreachable, open_set
 from penala.conversations.hub_download import copies, download
@@ -18,11 +18,15 @@ def look_up(address: HubAddress) -> HubSet:
 def fetch(address: HubAddress, cache: Path, report: Report) -> Path:
     """Return the split as a file in `cache`, fetched when this commit of it is not there yet.
 
-    When the hub cannot be reached, the newest copy of what was asked for does. Raises Unreachable without one.
+    When the hub cannot be reached, or is lost, the newest copy of what was asked for does. Raises Unreachable without
+    one.
     """
     home = cache.absolute() / "datasets" / address.repo.replace("/", "--")
     try:
         hub_set = look_up(address)
+        folder = home / quote(f"{hub_set.config}-{hub_set.revision[:12]}", safe="")
+        got = download(hub_set, folder, splits=(address.split,), is_ours=True, report=report)
+        return Path(got[address.split].file)
     except Unreachable as error:
         for source, file in copies(home, address.split):
             if source["asked"] == (address.revision or "main") and address.config in (None, source["config"]):
@@ -30,5 +34,3 @@ def fetch(address: HubAddress, cache: Path, report: Report) -> Path:
                 report({"event": "note", "text": text})
                 return file
         raise
-    folder = home / re.sub(r"[^\w.-]+", "-", f"{hub_set.config}-{hub_set.revision[:12]}")
-    return Path(download(hub_set, folder, splits=(address.split,), report=report)[address.split].file)

@@ -9,6 +9,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -25,9 +26,11 @@ from penala.conversations.hub_rows import (
     whole_pieces,
 )
 from penala.conversations.hub_splits import RemoteFile, Split, is_packed, kind_of
+from penala.conversations.visible import visible
 from penala.errors import DataError, UsageError
 
 SAVE_EVERY_S = 1.0
+FAR = 2  # rows differ in length
 SMALL_BYTES = 256 << 10  # lines of so little are read to their end, which tells how many there are
 
 
@@ -49,19 +52,20 @@ def download(
     percent: float = 100.0,
     splits: tuple[str, ...] = (),
     force: bool = False,
+    is_ours: bool = False,
     report: Report = lambda event: None,
 ) -> dict[str, Got]:
     """Write the first round(rows x percent / 100) rows of each split to OUT/SPLIT.jsonl; return what became of each.
 
     A split that is complete is not fetched again, one that was cut off goes on. Raises UsageError for a wrong split or
-    percent and for a file in the way (unless `force`), DataError for what the hub refuses or breaks.
+    percent and for a file in the way (unless `force`, or OUT `is_ours`), DataError for what the hub refuses or breaks.
     """
     check_percent(percent)
     fetches = [_Fetch(hub_set, name, split, percent, out) for name, split in hub_set.chosen(splits).items()]
     done = {fetch.name: None if force else fetch.finished() for fetch in fetches}
     todo = [fetch for fetch in fetches if done[fetch.name] is None]
     for fetch in todo:
-        if not force:
+        if not force and not is_ours:
             fetch.refuse_to_overwrite()
     meter = Meter(report, sum(fetch.bytes_left for fetch in todo))
     try:
@@ -172,11 +176,7 @@ class _Fetch:
 
     def run(self, meter: Meter, report: Report) -> Got:
         """Fetch the split, from where an earlier start stopped, and put it in its place."""
-        with self.part.open("ab") as part:
-            try:
-                fcntl.flock(part, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise UsageError("another process downloads this split", where=str(self.target)) from None
+        with self._locked_part() as part:
             state = self.saved()
             grown = part.seek(0, os.SEEK_END)
             if state is None or state.complete or state.source != self.source or grown < state.size:
@@ -191,12 +191,26 @@ class _Fetch:
             self._clear()
         return Got(str(self.target), state.rows, state.of, state.moved)
 
+    @contextmanager
+    def _locked_part(self) -> Iterator[IO[bytes]]:
+        """Open the part file for this process alone; raise UsageError while another has it."""
+        while True:
+            with self.part.open("ab") as part:
+                try:
+                    fcntl.flock(part, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    raise UsageError("another process downloads this split", where=str(self.target)) from None
+                # a process that ended between the opening and the lock has made this file the target
+                if self.part.exists() and os.path.samestat(os.fstat(part.fileno()), self.part.stat()):
+                    yield part
+                    return
+
     def _fill(self, part: IO[bytes], state: _State, meter: Meter, report: Report) -> None:
         before, moved = meter.bytes, state.moved
         saved_at, since = time.monotonic(), (0, 0)  # rows and bytes since the last place to go on from
 
         def tell(text: str) -> None:
-            report({"event": "note", "text": f"{self.name}: {text}"})
+            report({"event": "note", "text": visible(f"{self.name}: {text}")})
 
         try:
             for lines, place in self._pieces(state, meter, tell):
@@ -259,6 +273,8 @@ class _Fetch:
             if self.split.rows not in (None, state.rows):
                 tell(f"the card claims {self.split.rows} rows, the files hold {state.rows}")
             state.of = state.rows
+        elif self.split.rows and state.rows and kind_of(self.split.files[0].path) != ".parquet":
+            self._doubt(self.split.rows, state.place, tell)
         if state.of is None:
             tell(f"the hub does not say how many rows it has; these lie in the first {self.percent:g} % of its bytes")
         elif (wanted := self._share(state.of)) < state.rows:
@@ -271,6 +287,13 @@ class _Fetch:
             raise DataError(f"{state.rows} rows came of {wanted}", where=f"{self.hub_set.repo}: split {self.name}")
         if not state.rows:
             tell(f"{self.percent:g} % of it is no row")
+
+    def _doubt(self, claimed: int, place: Place, tell: Callable[[str], None]) -> None:
+        """Tell when the share of the claimed rows is far from that share of the bytes: the claim may be of another day."""
+        read = 100 * (sum(file.size for file in self.split.files[: place.file]) + place.at) / self.split.size
+        if not self.percent / FAR < read < self.percent * FAR:
+            share = f"{self.percent:g} % of the {claimed} rows that the card claims"
+            tell(f"{share} lie in the first {read:.2g} % of the bytes: the claim may be wrong")
 
     def _save(self, part: IO[bytes], state: _State) -> None:
         part.flush()

@@ -19,6 +19,7 @@ from penala.conversations.hub_splits import RemoteFile, is_packed, kind_of
 from penala.conversations.json_text import is_one_value_a_line
 from penala.conversations.records import Unreadable
 from penala.conversations.schemas import COLUMNS
+from penala.conversations.visible import visible
 from penala.errors import DataError
 
 LARGE_GROUP_BYTES = 1 << 20  # of a larger row group only the pages that hold wanted rows are read
@@ -53,7 +54,7 @@ def how_to_read(files: Sequence[RemoteFile], open_file: Open) -> Literal["parque
     if kinds == {".parquet"} and not packed:
         return "parquet"
     if ".parquet" in kinds:
-        raise DataError("parquet that is packed, or mixed with other files", where=files[0].path, fix=THEIRS)
+        raise _refused("parquet that is packed, or mixed with other files", files[0])
     if packed or not kinds <= {".jsonl", ".ndjson", ".json"}:
         return "whole"
     if ".json" in kinds:  # lines under another name, or a document
@@ -62,6 +63,10 @@ def how_to_read(files: Sequence[RemoteFile], open_file: Open) -> Literal["parque
         if len(lines) < 2 or not is_one_value_a_line(lines[0], lines[1]):
             return "whole"
     return "lines"
+
+
+def _refused(what: str, file: RemoteFile) -> DataError:
+    return DataError(visible(what), where=visible(file.path), fix=THEIRS)
 
 
 # --- parquet
@@ -127,7 +132,7 @@ def _readable(file: RemoteFile) -> Iterator[None]:
         yield
     except (pyarrow.ArrowException, OSError) as error:  # what cannot be parsed is an OSError to pyarrow
         first = str(error).partition("\n")[0]
-        raise DataError(f"is a damaged parquet file: {first}", where=file.path, fix=THEIRS) from None
+        raise _refused(f"is a damaged parquet file: {first}", file) from None
 
 
 def as_line(row: Any) -> bytes:
@@ -213,7 +218,7 @@ def whole_pieces(
                     yield Piece(lines, None)
                     lines = []
         except Unreadable as error:
-            raise DataError(error.message, where=file.path, fix=THEIRS) from None
+            raise _refused(error.message, file) from None
         if faults:
             tell(f"{len(faults)} rows of {file.path} cannot be read and are left out, the first: {faults[0]}")
         yield Piece(lines, Place(number + 1))

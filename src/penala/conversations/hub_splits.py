@@ -34,6 +34,11 @@ class RemoteFile:
     path: str
     size: int
 
+    def __post_init__(self) -> None:
+        """Raise ValueError for a size that is none."""
+        if self.size < 0:
+            raise ValueError(f"{self.path} of {self.size} bytes")
+
 
 @dataclass(frozen=True, slots=True)
 class Split:
@@ -50,11 +55,15 @@ class Split:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """The splits of each configuration, the configuration that is meant when none is named, and what to tell."""
+    """The splits of each configuration, the configuration that is meant when none is named, and what to tell.
+
+    `refused` tells of the configurations whose files cannot be read why.
+    """
 
     configs: dict[str, Splits]
     default: str | None
     notes: list[str]
+    refused: dict[str, str]
 
 
 class _Files(msgspec.Struct):
@@ -124,14 +133,19 @@ def lay_out(files: Sequence[RemoteFile], card: Card) -> Layout:
     """Return which files make which split of which configuration.
 
     The card's `configs` decide; without them names like train-00000-of-00002.parquet, data/test.jsonl or
-    validation/part-1.csv do. Raises DataError for a card that names files which are not there.
+    validation/part-1.csv do.
     """
     data = {file.path: file for file in sorted(files, key=lambda file: file.path) if _is_data(file.path)}
     listed = [entry for entry in card.configs if entry.data_files or entry.data_dir]
     notes: list[str] = []
-    if listed:
-        found = {str(entry.config_name): _listed(entry, list(data)) for entry in listed}
-    else:
+    found: dict[str, Names] = {}
+    refused: dict[str, str] = {}
+    for entry in listed:
+        try:
+            found[str(entry.config_name)] = _listed(entry, list(data))
+        except DataError as error:
+            refused[str(entry.config_name)] = error.what
+    if not listed:
         kind = _commonest(data)
         found = _inferred([path for path in data if kind_of(path) == kind])
         if others := sum(kind_of(path) != kind for path in data):
@@ -139,7 +153,7 @@ def lay_out(files: Sequence[RemoteFile], card: Card) -> Layout:
     claims = {
         str(info.config_name): {split.name: split.num_examples for split in info.splits} for info in card.dataset_info
     }
-    only_claim = next(iter(claims.values())) if len(claims) == len(found) == 1 else {}
+    only_claim = next(iter(claims.values())) if len(claims) == len(found) + len(refused) == 1 else {}
     configs: dict[str, Splits] = {}
     for config, names in found.items():
         rows = claims.get(config, only_claim)
@@ -148,9 +162,10 @@ def lay_out(files: Sequence[RemoteFile], card: Card) -> Layout:
         }
     marked = [str(entry.config_name) for entry in listed if entry.default]
     configs = {config: splits for config, splits in configs.items() if splits}
-    only = list(configs) if len(configs) == 1 else []
-    default = next((name for name in (*marked, DEFAULT, *only) if name in configs), None)
-    return Layout(configs, default, notes)
+    known = [*configs, *refused]
+    only = known if len(known) == 1 else []
+    default = next((name for name in (*marked, DEFAULT, *only) if name in known), None)
+    return Layout(configs, default, notes, refused)
 
 
 def _is_data(path: str) -> bool:
@@ -168,7 +183,10 @@ def _commonest(paths: Iterable[str]) -> str:
 
 
 def _listed(entry: _Config, paths: Sequence[str]) -> Names:
-    """Return the splits of one `configs` entry: patterns, {split, path}, or a folder to look into."""
+    """Return the splits of one `configs` entry: patterns, {split, path}, or a folder to look into.
+
+    Raises DataError for files which are not there.
+    """
     folder = (entry.data_dir or "").removeprefix("./").strip("/")
     given = entry.data_files
     if not given:
