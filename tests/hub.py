@@ -26,6 +26,7 @@ class Hub:
     `fetched` lists the files that were asked for in whole, `ranges` the (file, first, last) of partial ones, `moved`
     counts the bytes of files that went out. `token` is asked for when set; `gated` refuses everybody; `cut_after` ends
     every connection after that many bytes of a file; once `dies_after` bytes have gone out in all, none goes any more.
+    `listed` gives files other sizes in the listing; with `knows_starts` unset each range begins at the first byte.
     """
 
     def __init__(self, repo: str, folder: Path, kind: str = "models") -> None:
@@ -38,6 +39,9 @@ class Hub:
         self.cut_after: int | None = None
         self.dies_after: int | None = None
         self.knows_ranges = True
+        self.knows_starts = True
+        self.listed: dict[str, int] = {}
+        self.commit = COMMIT
         self._lock = Lock()
         self._server = _Server(("127.0.0.1", 0), self._handler())
         self.url = f"http://127.0.0.1:{self._server.server_port}"
@@ -80,24 +84,28 @@ class Hub:
                     self._refuse(404, "EntryNotFound")
 
             def _info(self, revision: str) -> None:
-                if revision not in ("main", COMMIT):
+                if revision not in ("main", hub.commit):
                     self._refuse(404, "RevisionNotFound")
                     return
-                self._json({"id": hub.repo, "sha": COMMIT, "siblings": [{"rfilename": n} for n in names(hub.folder)]})
+                self._json(
+                    {"id": hub.repo, "sha": hub.commit, "siblings": [{"rfilename": n} for n in names(hub.folder)]}
+                )
 
             def _tree(self) -> None:
                 """Answer a few entries a page, as the hub does with its thousand."""
                 start, page = int(parse_qs(urlsplit(self.path).query).get("cursor", ["0"])[0]), 4
                 entries = [tree_entry(hub.folder, name) for name in names(hub.folder)]
+                entries = [entry | {"size": hub.listed.get(str(entry["path"]), entry["size"])} for entry in entries]
                 link = {"Link": f'<{hub.url}{urlsplit(self.path).path}?cursor={start + page}>; rel="next"'}
                 self._json(entries[start : start + page], link if start + page < len(entries) else {})
 
             def _file(self, name: str) -> None:
                 content = (hub.folder / name).read_bytes()
-                headers = {"ETag": f'"{blob_id(content)}"', "X-Repo-Commit": COMMIT, "Accept-Ranges": "bytes"}
+                headers = {"ETag": f'"{blob_id(content)}"', "X-Repo-Commit": hub.commit, "Accept-Ranges": "bytes"}
                 wanted = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
                 if wanted and hub.knows_ranges:
-                    first, last = int(wanted[1]), min(int(wanted[2] or len(content)), len(content) - 1)
+                    first = int(wanted[1]) if hub.knows_starts else 0
+                    last = min(int(wanted[2] or len(content)), len(content) - 1)
                     hub.ranges.append((name, first, last))
                     headers["Content-Range"] = f"bytes {first}-{last}/{len(content)}"
                     self._send(206, content[first : last + 1], headers)

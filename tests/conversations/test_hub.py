@@ -92,12 +92,39 @@ def test_a_connection_that_brings_nothing_is_given_up(stream, served, monkeypatc
     assert served.moved == 1000
 
 
-def test_another_size_than_listed_is_refused(stream, served):
-    """A mirror that mixes two versions of a file is found out."""
+@pytest.mark.parametrize("knows_ranges", [True, False])
+def test_another_size_than_listed_is_refused(stream, served, knows_ranges):
+    """A mirror that mixes two versions of a file is found out, whether it knows ranges or not."""
+    served.knows_ranges = knows_ranges
     (served.folder / "train.jsonl").write_bytes(b"short")
 
     with pytest.raises(DataError, match="lists 100000 bytes and sends 5"):
         stream[0].read(3)
+
+
+def test_other_bytes_than_asked_for_are_refused(stream, served):
+    """A range that begins elsewhere would put wrong rows into the file."""
+    served.knows_starts = False
+    stream[0].seek(500)
+
+    with pytest.raises(DataError, match=r"sends 'bytes 0-509/100000' when it is asked for what begins at byte 500"):
+        stream[0].read(10)
+
+
+@pytest.mark.parametrize(
+    ("size", "error", "message"),
+    [
+        (-1, Unreachable, "does not answer as a hub"),
+        (10**15, DataError, r"README\.md: the hub lists 1000000000000000 bytes and sends 5"),
+    ],
+)
+def test_a_listed_size_is_not_believed(served, size, error, message):
+    """A card of less than nothing or of a petabyte is refused before memory is asked for."""
+    (served.folder / "README.md").write_text("# Hi\n")
+    served.listed["README.md"] = size
+
+    with pytest.raises(error, match=message):
+        open_set(REPO, endpoint=served.url)
 
 
 def test_a_gated_set_names_the_page_and_the_token(served):
@@ -131,6 +158,7 @@ def test_a_private_set_opens_with_the_token(served, monkeypatch):
         ("a/b/c", {}, UsageError, "a/b/c: is no name of a data set; write OWNER/NAME"),
         (REPO, {"config": "defualt"}, UsageError, "no configuration 'defualt'; did you mean 'default'"),
         (REPO, {"endpoint": "http://127.0.0.1:1"}, Unreachable, "cannot be reached: .*set HF_ENDPOINT to a mirror"),
+        (REPO, {"endpoint": "http://127.0.0.1:port"}, Unreachable, "cannot be reached: .*port"),
     ],
 )
 def test_what_is_not_there_is_named(served, repo, options, error, message):
@@ -164,6 +192,41 @@ def test_several_configurations_want_a_choice(served):
 
     assert found.config == "fr"
     assert found.notes == ["configuration fr, the default of en, fr; --config takes another"]
+
+
+def test_a_configuration_that_cannot_be_read_stands_in_nobodys_way(served):
+    """The card's error is raised for that configuration, and for the set only when it is the default."""
+    images, text = "{config_name: images, data_files: '*.tar'", "{config_name: text, data_files: train.jsonl}"
+    card = served.folder / "README.md"
+    card.write_text(f"---\nconfigs:\n- {images}}}\n- {text}\n---\n")
+
+    assert open_set(REPO, config="text", endpoint=served.url).splits["train"].size == 27
+    with pytest.raises(UsageError, match="has 2 configurations: text, images"):
+        open_set(REPO, endpoint=served.url)
+    with pytest.raises(DataError, match=r"README\.md: no data file matches '\*\.tar'"):
+        open_set(REPO, config="images", endpoint=served.url)
+    card.write_text(f"---\nconfigs:\n- {images}, default: true}}\n- {text}\n---\n")
+    with pytest.raises(DataError, match=r"README\.md: no data file matches '\*\.tar'"):
+        open_set(REPO, endpoint=served.url)
+
+
+def test_names_of_the_hub_cannot_speak_to_the_terminal(served):
+    """Configurations and paths are spelled out in notes and errors."""
+    owned = r'{config_name: "\e]0;owned\a", data_files: train.jsonl'
+    card = served.folder / "README.md"
+    card.write_text(f"---\nconfigs:\n- {owned}, default: true}}\n- {{config_name: b, data_dir: b}}\n---\n")
+    (served.folder / "b").mkdir()
+    (served.folder / "b" / "\x1b[2J.jsonl").write_text("{}\n")
+
+    assert open_set(REPO, endpoint=served.url).notes == [
+        r"configuration \x1b]0;owned\x07, the default of \x1b]0;owned\x07, b; --config takes another"
+    ]
+    with pytest.raises(UsageError, match=r"did you mean '\\x1b\]0;owned\\x07'"):
+        open_set(REPO, config="]0;owned", endpoint=served.url)
+    found = open_set(REPO, config="b", endpoint=served.url)
+    (served.folder / "b" / "\x1b[2J.jsonl").write_text("{1: 2}\n")
+    with pytest.raises(DataError, match=r"^kopi/chats/b/\\x1b\[2J\.jsonl: the hub lists 3"):
+        found.open(found.splits["train"].files[0], lambda count: None).read(1)
 
 
 def test_a_set_without_data_and_a_broken_card_are_refused(served):

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from penala.conversations import hub
 from penala.conversations.hub import Unreachable
 from penala.conversations.hub_cache import fetch
 from penala.errors import RecipeError, UsageError
@@ -11,6 +12,7 @@ from penala.recipe import HubAddress, Recipe, hub_address
 from penala.workspace.run import preflight
 
 REPO = "kopi/chats"
+CONFIGS = {"a b": "train", "a-b": "test"}  # and the file of each
 
 
 @pytest.fixture
@@ -104,3 +106,37 @@ def test_a_split_is_fetched_once_and_stays_when_the_hub_goes(served, endpoint, t
     assert f"using the copy of hf://datasets/{REPO}/train at c0ffee000000" in notes[-1]["text"]
     with pytest.raises(Unreachable):
         fetch(address._replace(revision="v2"), tmp_path / "cache", notes.append)
+
+
+def test_a_copy_that_was_changed_is_fetched_again(served, tmp_path):
+    """The cache is ours: nobody is asked for --force."""
+    address = HubAddress(REPO, None, None, "train")
+    first = fetch(address, tmp_path / "cache", lambda event: None)
+    first.write_text("{}\n")
+
+    assert fetch(address, tmp_path / "cache", lambda event: None) == first
+    assert first.read_bytes() == (served.folder / "train.jsonl").read_bytes()
+
+
+def test_names_that_differ_in_a_mark_have_copies_of_their_own(served, tmp_path):
+    """Configurations `a b` and `a-b` do not share a folder."""
+    configs = "".join(f"- {{config_name: {name}, data_files: {file}.jsonl}}\n" for name, file in CONFIGS.items())
+    (served.folder / "README.md").write_text(f"---\nconfigs:\n{configs}---\n")
+
+    copies = [fetch(HubAddress(REPO, None, name, "train"), tmp_path, lambda event: None) for name in CONFIGS]
+
+    assert [copy.read_bytes() for copy in copies] == [
+        (served.folder / f"{file}.jsonl").read_bytes() for file in CONFIGS.values()
+    ]
+
+
+def test_a_hub_that_is_lost_on_the_way_leaves_the_older_copy(served, tmp_path, monkeypatch):
+    """The copy of the commit before is used, and that is said."""
+    monkeypatch.setattr(hub, "WAITS_S", ())
+    address, notes = HubAddress(REPO, None, None, "train"), []
+    older = fetch(address, tmp_path, notes.append)
+    served.commit, served.dies_after = "decade" + "0" * 34, served.moved + 10
+
+    assert fetch(address, tmp_path, notes.append) == older
+    assert "was lost 1 times" in notes[-1]["text"]
+    assert f"using the copy of {address} at c0ffee000000" in notes[-1]["text"]

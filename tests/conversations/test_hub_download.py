@@ -1,5 +1,6 @@
 """The first rows of a hub set come here, little else is moved, and a second start goes on where the first was cut."""
 
+import fcntl
 import gzip
 import json
 import os
@@ -243,6 +244,38 @@ def test_a_card_that_claims_too_many_rows_is_found_out(served, fetch, tmp_path):
     assert notes == [{"event": "note", "text": "train: the card claims 400 rows, the files hold 40"}]
 
 
+@pytest.mark.parametrize(("claimed", "is_told"), [(1000, True), (5000, False), (4000, False)])
+def test_a_claim_that_does_not_fit_the_bytes_is_told(served, fetch, claimed, is_told):
+    """A tenth of 1000 rows lies in a fiftieth of 5000: the card may be older than the file."""
+    (served.folder / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in texts(5000)))
+    info = f"dataset_info: {{splits: [{{name: train, num_examples: {claimed}}}]}}"
+    (served.folder / "README.md").write_text(f"---\n{info}\n---\n")
+    notes = []
+
+    fetch(served, percent=10, report=notes.append)
+
+    text = "train: 10 % of the 1000 rows that the card claims lie in the first 2 % of the bytes: the claim may be wrong"
+    assert [note["text"] for note in notes if note["event"] == "note"] == [text] * is_told
+
+
+def test_a_part_that_another_process_has_just_finished_is_left_alone(served, fetch, tmp_path, monkeypatch):
+    """Between the opening and the lock the file got its final name; the download goes into a file of its own."""
+    (served.folder / "train.jsonl").write_text('{"n": 1}\n')
+    part, theirs, lock = tmp_path / "out" / ".train.jsonl.part", tmp_path / "theirs.jsonl", fcntl.flock
+
+    def lock_too_late(file, how):
+        if not theirs.exists():
+            part.write_text("theirs")
+            part.rename(theirs)
+        lock(file, how)
+
+    monkeypatch.setattr(fcntl, "flock", lock_too_late)
+    fetch(served)
+
+    assert theirs.read_text() == "theirs"
+    assert lines(tmp_path / "out" / "train.jsonl") == [{"n": 1}]
+
+
 def test_an_empty_shard_is_no_hindrance(served, fetch, tmp_path):
     """The rows of the others come, and are counted."""
     for number, text in enumerate(("", '{"n": 1}\n{"n": 2}', "")):
@@ -323,6 +356,18 @@ def test_rows_that_cannot_be_read_are_left_out_and_told(served, fetch, tmp_path)
     ]
     assert got["train"].rows == 2
     assert "train: 1 rows of train.csv cannot be read and are left out, the first: line 3:" in notes[0]["text"]
+
+
+def test_tables_cannot_speak_to_the_terminal(served, fetch):
+    """Column names of the hub are spelled out in notes and errors."""
+    table, notes = served.folder / "train.csv", []
+    table.write_text("prompt,\x1b[2J\na\n")
+    fetch(served, report=notes.append)
+    table.write_text("prompt,\x1b[2J,\x1b[2J\na,b,c\n")
+
+    assert notes[0]["text"].endswith(r"prompt, \x1b[2J")
+    with pytest.raises(DataError, match=r"two columns are named '\\x1b\[2J'"):
+        fetch(served, force=True)
 
 
 def test_a_share_below_half_a_row_is_an_empty_file_and_said(served, fetch, tmp_path):

@@ -123,20 +123,38 @@ def test_a_name_that_yaml_reads_as_something_else_is_a_name():
 @pytest.mark.parametrize(
     ("card", "message"),
     [
-        ("configs:\n- {config_name: a, data_files: gone.csv}", "no data file matches 'gone.csv' of split train"),
-        ("configs:\n- data_files: [{split: ../up, path: x.csv}]", "'../up' is no name of a split"),
         ("configs:\n- data_files: [{split: train}]", "missing required field `path`"),
         ("configs: [", "its head cannot be understood"),
         ("date: 2023-02-30", "its head cannot be understood"),
-        ("configs:\n- data_files: 'a**.csv'", "is no pattern"),
+        (f"configs: {'[' * 999}", "its head cannot be understood: maximum recursion depth"),
     ],
 )
 def test_a_broken_card_is_refused(card, message):
-    """A pattern that matches nothing, a split that would leave the folder, a hole, no YAML: each is named."""
+    """A hole, no YAML, no date, too much of YAML: each is named."""
     with pytest.raises(DataError) as caught:
         layout("x.csv", card=card)
 
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("data_files", "message"),
+    [
+        ("gone.csv", "no data file matches 'gone.csv' of split train"),
+        ("[{split: ../up, path: x.csv}]", "'../up' is no name of a split"),
+        ("'a**.csv'", "is no pattern"),
+    ],
+)
+def test_a_configuration_without_its_files_is_refused_alone(data_files, message):
+    """A pattern that matches nothing, a split that would leave the folder: the reason is kept, the others stay."""
+    card = (
+        f"---\nconfigs:\n- {{config_name: a, data_files: {data_files}}}\n- {{config_name: b, data_files: x.csv}}\n---"
+    )
+
+    found = lay_out([RemoteFile("x.csv", 1)], read_card(card.encode()))
+
+    assert message in found.refused["a"]
+    assert (list(found.configs), found.default) == (["b"], None)
 
 
 @pytest.mark.parametrize("readme", [b"", b"# no head", b"---\n- a list\n---", b"\xef\xbb\xbf---\nlicense: mit\n---\n"])

@@ -289,7 +289,7 @@ class _Fetch:
             tell(f"{self.percent:g} % of it is no row")
 
     def _doubt(self, claimed: int, place: Place, tell: Callable[[str], None]) -> None:
-        """Tell when the share of the claimed rows is far from that share of the bytes: the claim may be of another day."""
+        """Tell when the share of the claimed rows is far from that share of the bytes, as under a stale claim."""
         read = 100 * (sum(file.size for file in self.split.files[: place.file]) + place.at) / self.split.size
         if not self.percent / FAR < read < self.percent * FAR:
             share = f"{self.percent:g} % of the {claimed} rows that the card claims"

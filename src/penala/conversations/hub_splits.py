@@ -213,7 +213,7 @@ def _match(pattern: str, paths: Sequence[str]) -> list[str]:
     try:
         regex = re.compile(glob_translate(wanted))
     except ValueError as error:
-        raise DataError(f"'{pattern}' is no pattern: {error}") from None
+        raise DataError(visible(f"'{pattern}' is no pattern: {error}")) from None
     return [path for path in paths if regex.match(path)] or [path for path in paths if path.startswith(f"{wanted}/")]
 
 
