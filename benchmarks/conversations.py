@@ -13,13 +13,13 @@ import os
 import random
 import resource
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
+
+from turns import take_turns
 
 SHARE_WITH_ACCENTS = 0.25  # of the rows: 26 % of ultrachat's are not ASCII
 WORDS = 4000
@@ -114,13 +114,7 @@ def work(contestant: str, path: Path) -> None:
 
 def compare(path: Path, rounds: int, contestants: list[str]) -> None:
     """Let the contestants take turns and print the table."""
-    runs: dict[str, list[dict[str, float]]] = {contestant: [] for contestant in contestants}
-    for _ in range(rounds):
-        for contestant in contestants:
-            command = [sys.executable, __file__, "--worker", contestant, "--file", str(path)]
-            environment = os.environ | {"HF_HUB_OFFLINE": "1"}
-            done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True, text=True)
-            runs[contestant].append(json.loads(done.stdout.splitlines()[-1]))
+    runs = take_turns(__file__, contestants, rounds, "--file", str(path), environment={"HF_HUB_OFFLINE": "1"})
     size = path.stat().st_size
     base = statistics.median(run["seconds"] for run in runs["json.loads"])
     print(f"{size / 1e6:,.0f} MB, {runs['json.loads'][0]['rows']:,} rows")

@@ -13,13 +13,13 @@ import argparse
 import json
 import resource
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
+
+from turns import take_turns
 
 from conversations import write_rows
 
@@ -88,12 +88,7 @@ def work(contestant: str, path: Path, model: Path) -> None:
 
 def compare(path: Path, model: Path, rounds: int) -> None:
     """Let the contestants take turns and print the table."""
-    runs: dict[str, list[dict[str, float]]] = {contestant: [] for contestant in CONTESTANTS}
-    for _ in range(rounds):
-        for contestant, found in runs.items():
-            command = [sys.executable, __file__, "--worker", contestant, "--file", str(path), "--model", str(model)]
-            done = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True)
-            found.append(json.loads(done.stdout.splitlines()[-1]))
+    runs = take_turns(__file__, CONTESTANTS, rounds, "--file", str(path), "--model", str(model))
     base = statistics.median(run["seconds"] for run in runs["penala"])
     print(f"{'':20}{'s':>8}{'tokens/s':>12}{'x penala':>10}{'peak MB':>10}")
     for contestant, found in runs.items():

@@ -10,17 +10,16 @@ Both get the allocator settings under which `penala run` starts a training step.
 
 import argparse
 import json
-import os
 import random
 import resource
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from array import array
 from collections.abc import Callable, Sequence
 from pathlib import Path
+
+from turns import take_turns
 
 from penala.training.batches import Document
 
@@ -133,15 +132,6 @@ def work(contestant: str, folder: Path, rows: str, steps: int) -> None:
     print(json.dumps({"seconds": seconds, "tokens": tokens, "losses": losses, "peak_bytes": peak}))
 
 
-def run(contestant: str, folder: Path, arguments: argparse.Namespace) -> dict[str, list[float]]:
-    """Run one contestant in a process of its own."""
-    command = [sys.executable, __file__, "--worker", contestant, "--model", str(folder)]
-    command += ["--rows", arguments.rows, "--steps", str(arguments.steps)]
-    done = subprocess.run(command, env=os.environ | ALLOCATOR, stdout=subprocess.PIPE, check=True, text=True)
-    found: dict[str, list[float]] = json.loads(done.stdout.splitlines()[-1])
-    return found
-
-
 def random_model(folder: Path) -> None:
     """Write a random Llama of SmolLM2-135M's shape: speed does not depend on what the weights are."""
     import torch
@@ -153,10 +143,8 @@ def random_model(folder: Path) -> None:
 
 def compare(folder: Path, arguments: argparse.Namespace) -> None:
     """Let the contestants take turns and print the table."""
-    runs: dict[str, list[dict[str, list[float]]]] = {contestant: [] for contestant in CONTESTANTS}
-    for _ in range(arguments.rounds):
-        for contestant in CONTESTANTS:
-            runs[contestant].append(run(contestant, folder, arguments))
+    options = ("--model", str(folder), "--rows", arguments.rows, "--steps", str(arguments.steps))
+    runs = take_turns(__file__, CONTESTANTS, arguments.rounds, *options, environment=ALLOCATOR)
     medians = {}
     print(f"{'':22}{'s a step':>10}{'tokens/s':>10}{'peak MB':>10}{'last loss':>12}")
     for contestant, found in runs.items():
