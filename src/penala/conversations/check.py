@@ -158,6 +158,7 @@ def _good_rows(files: Sequence[Path], parts: Sequence[Part], schema: str, names:
     """Read the good rows of `parts` anew. Raises DataError where they are no longer what they were."""
     expected = chain.from_iterable(part.keys for part in parts)
     checker = _Checker(schema, names, True, None)
+    checker.seen = None  # what is repeated has been said
     checker.begin("")
     for file in files:
         for conversation in checker.rows_of(file):
@@ -200,7 +201,7 @@ class _Checker:
         self.parts: list[Part] = []
         self.findings: list[Finding] = []
         self.schemas: dict[str, str] = {}
-        self.seen = Seen()
+        self.seen: Seen | None = Seen()
         # a header is known by any name that somebody would read
         self.known = COLUMNS | frozenset(names.values())
 
@@ -319,8 +320,9 @@ class _FileReader:
     def _look_around(self, line: int, proof: Proof) -> None:
         self.part.good += 1
         self.part.keys.append(proof.said.key)
-        for fault in self.checker.seen.look(proof.said, (len(self.checker.parts), self.file, line)):
-            self._say(fault)
+        if (seen := self.checker.seen) is not None:
+            for fault in seen.look(proof.said, (len(self.checker.parts), self.file, line)):
+                self._say(fault)
         if proof.has_marker:
             self.markers.append(line)
 
