@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -65,17 +65,26 @@ class Step:
     outputs: Mapping[str, str]
     deterministic: bool = True
     resumable: bool = False  # a later attempt finds what an earlier one wrote into the outputs
+    exclusive: bool = False  # runs alone: it uses every core
+    source: str | None = None  # artifact of the code folder that the command's working folder is a copy of
+    variables: Mapping[str, str] = field(default_factory=dict)  # of the environment
+    processes: int = 0  # that `distribution: pytorch` starts on each node; 0: the command is started as it is
+    nodes: int = 1
+    timeout_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A pipeline job before it starts: `steps` in an order in which they can run."""
+    """A job before it starts: `steps` in an order in which they can run. A command job is a plan of one step."""
 
     name: str
     version: str
     display_name: str
     steps: tuple[Step, ...]
     outputs: Mapping[str, Upstream]
+    kind: str = "pipeline"  # or command, finetuning
+    slots: int = 1  # steps that may run side by side
+    continue_on_step_failure: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """Return the plan as JSON values, for the job's row."""
@@ -89,7 +98,7 @@ class Plan:
             for step in value["steps"]
         )
         outputs = {name: Upstream(**given) for name, given in value["outputs"].items()}
-        return cls(value["name"], value["version"], value["display_name"], steps, outputs)
+        return cls(**{**value, "steps": steps, "outputs": outputs})
 
     @property
     def digest(self) -> str:

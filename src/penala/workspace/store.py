@@ -18,7 +18,7 @@ from penala.errors import WorkspaceError
 
 BUSY_S = 30.0  # how long a writer waits for another one
 JSON_COLUMNS = frozenset(
-    {"spec", "error", "result", "outputs", "figures", "tags", "properties", "traffic", "settings"},
+    {"about", "spec", "error", "result", "outputs", "figures", "tags", "properties", "traffic", "settings", "record"},
 )
 
 # Never edit an entry that was released: append one. Entry n brings a store from schema n to schema n + 1.
@@ -48,6 +48,19 @@ MIGRATIONS = (
     create index events_by_subject on events(subject, at);
     create table digests(path text primary key, stamp text not null, digest text not null);
     """,
+    """
+    alter table jobs add column about text;
+    alter table jobs add column run text;
+    alter table steps add column run text;
+    create table computes(name text primary key, size text not null, state text not null, settings text not null,
+        created real not null);
+    create table data(name text not null, version text not null, type text not null, path text not null,
+        digest text not null, about text, job text, created real not null, primary key(name, version));
+    create table components(name text not null, version text not null, kind text not null, path text not null,
+        digest text not null, about text, created real not null, primary key(name, version));
+    create table catalogue(name text not null, version text not null, registry text not null, record text not null,
+        created real not null, primary key(name, version));
+    """,
 )
 
 
@@ -59,7 +72,7 @@ class JobSummary:
 
     name: str
     display_name: str
-    kind: str  # pipeline
+    kind: str  # pipeline, command or finetuning
     status: str  # Azure's: NotStarted, Queued, Running, Finalizing, CancelRequested, Completed, Failed, Canceled
     created: float
     started: float | None
@@ -68,7 +81,10 @@ class JobSummary:
 
 @dataclass(frozen=True, slots=True)
 class JobRow:
-    """One pipeline job; `spec` holds its plan, its tail and its settings."""
+    """One job; `spec` holds its plan, its tail and its settings, `about` what its document says of it beside them.
+
+    `run` is the id of its MLflow run.
+    """
 
     table: ClassVar[str] = "jobs"
 
@@ -84,11 +100,16 @@ class JobRow:
     ended: float | None = None
     error: dict[str, Any] | None = None
     result: dict[str, Any] | None = None
+    about: dict[str, Any] | None = None  # experiment_name, description, tags, properties
+    run: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class StepRow:
-    """One child job; `outputs` maps each output to the digest of its artifact, `reused_from` is JOB/STEP."""
+    """One child job; `outputs` maps each output to the digest of its artifact, `reused_from` is JOB/STEP.
+
+    `run` is the id of its MLflow run.
+    """
 
     table: ClassVar[str] = "steps"
 
@@ -105,6 +126,7 @@ class StepRow:
     error: dict[str, Any] | None = None
     started: float | None = None
     ended: float | None = None
+    run: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +168,63 @@ class ModelRow:
     job: str | None = None
     tags: dict[str, str] = field(default_factory=dict)
     properties: dict[str, Any] = field(default_factory=dict)
+    created: float = field(default_factory=time.time)
+
+
+@dataclass(frozen=True, slots=True)
+class ComputeRow:
+    """A compute that was created; it stands in for the cloud size `size`, or for nothing: "local"."""
+
+    table: ClassVar[str] = "computes"
+
+    name: str
+    size: str
+    state: str  # Azure's provisioning state
+    settings: dict[str, Any] = field(default_factory=dict)  # tier, min_instances, max_instances, ...
+    created: float = field(default_factory=time.time)
+
+
+@dataclass(frozen=True, slots=True)
+class DataRow:
+    """One version of a data asset; `path` is absolute, or relative to the workspace (artifacts/DIGEST)."""
+
+    table: ClassVar[str] = "data"
+
+    name: str
+    version: str
+    type: str  # uri_file, uri_folder or mltable
+    path: str
+    digest: str
+    about: dict[str, Any] | None = None  # description, tags, properties
+    job: str | None = None
+    created: float = field(default_factory=time.time)
+
+
+@dataclass(frozen=True, slots=True)
+class ComponentRow:
+    """One version of a component of the user's; `path` is its YAML below the workspace, its code beside it."""
+
+    table: ClassVar[str] = "components"
+
+    name: str
+    version: str
+    kind: str  # command or pipeline
+    path: str
+    digest: str
+    about: dict[str, Any] | None = None
+    created: float = field(default_factory=time.time)
+
+
+@dataclass(frozen=True, slots=True)
+class CatalogueRow:
+    """One version of a base model that the user added; `record` is what basemodel.catalogue reads an entry from."""
+
+    table: ClassVar[str] = "catalogue"
+
+    name: str
+    version: str
+    registry: str
+    record: dict[str, Any]
     created: float = field(default_factory=time.time)
 
 
@@ -209,6 +288,10 @@ Row = TypeVar(
     CacheRow,
     LineageRow,
     ModelRow,
+    ComputeRow,
+    DataRow,
+    ComponentRow,
+    CatalogueRow,
     EndpointRow,
     DeploymentRow,
     EventRow,
