@@ -61,11 +61,47 @@ def test_a_step_hands_every_input_and_output_to_its_command(step):
 
 @pytest.mark.parametrize(
     ("kind", "given", "parsed"),
-    [("integer", "8", 8), ("integer", 8.0, 8), ("number", "5e-6", 5e-6), ("string", True, "true"), ("string", 2, "2")],
-)
+    [
+        ("integer", "8", 8), ("integer", 8.0, 8), ("integer", "12345678901234567890", 12345678901234567890),
+        ("number", "5e-6", 5e-6), ("string", True, "True"), ("string", 2, "2"), ("boolean", "TRUE", True),
+        ("boolean", 1, True), ("boolean", 0.0, False), ("boolean", False, False),
+    ],
+)  # fmt: skip
 def test_values_are_read_as_yaml_and_tags_write_them(kind, given, parsed):
     """A tag's '5e-6', a YAML true and the integer 2 for a string all mean what their author meant."""
     assert InputSpec("x", kind).parse(given) == parsed
+
+
+def test_a_yaml_true_is_the_choice_true():
+    """Azure's components write their booleans as strings with the choices "true" and "false"."""
+    assert InputSpec("x", "string", enum=("true", "false")).parse(True) == "true"
+    assert InputSpec("x", "string", enum=("True", "False")).parse(True) == "True"
+
+
+@pytest.mark.parametrize(
+    ("kind", "given", "text"),
+    [
+        ("number", "5e-6", "5e-6"), ("number", 1, "1"), ("number", 1.5, "1.5"), ("integer", 3.0, "3"),
+        ("boolean", True, "True"), ("boolean", "false", "False"), ("string", "a b", "a b"),
+    ],
+)  # fmt: skip
+def test_a_command_gets_numbers_as_they_were_written(kind, given, text):
+    """What Azure would hand on: Python's True, and an integer without a point where a number is asked for."""
+    assert InputSpec("x", kind).text(given) == text
+
+
+@pytest.mark.parametrize(
+    ("spec", "given", "message"),
+    [
+        (InputSpec("x", "number", maximum=1.0), 2, "is 2.0; use 1 or less"),
+        (InputSpec("x", "boolean"), "maybe", "use true or false"),
+        (InputSpec("x", "integer", enum=("1", "2")), 3, "use 1, 2"),
+    ],
+)
+def test_values_outside_their_limits_are_refused(spec, given, message):
+    """Maximum, boolean, and choices of numbers."""
+    with pytest.raises(RecipeError, match=message):
+        spec.parse(given)
 
 
 @pytest.mark.parametrize("given", ["eight", 1.5, None, True])

@@ -14,6 +14,8 @@ from penala.errors import RecipeError, near
 
 PIPELINE = "chat_completion_pipeline"
 DATA_TYPES = frozenset({"uri_file", "uri_folder", "mltable", "mlflow_model", "custom_model", "triton_model"})
+LITERAL_TYPES = frozenset({"string", "integer", "number", "boolean"})
+_WHOLE = re.compile(r"[+-]?\d+")
 _WIRE = re.compile(r"\$\{\{parent\.inputs\.(\w+)\}\}")
 
 
@@ -26,6 +28,7 @@ class InputSpec:
     default: Any = None
     enum: tuple[str, ...] = ()
     minimum: float | None = None
+    maximum: float | None = None
     optional: bool = False
     description: str = ""
 
@@ -35,7 +38,7 @@ class InputSpec:
         return self.type in DATA_TYPES
 
     def parse(self, value: Any, *, where: str | None = None) -> Any:
-        """Return `value` as this input's type; a YAML true equals "true", and text holds numbers such as 5e-6.
+        """Return `value` as this input's type; a YAML true is the choice "true", and text holds numbers such as 5e-6.
 
         Raises RecipeError that names the input, the value and what is allowed.
         """
@@ -44,19 +47,36 @@ class InputSpec:
             parsed: Any = _integer(value, where)
         elif self.type == "number":
             parsed = _number(value, where)
+        elif self.type == "boolean":
+            parsed = _boolean(value, where)
         else:
-            parsed = _text(value)
-        if self.enum and parsed not in self.enum:
-            fix = f"use {', '.join(self.enum)}. {near(parsed, self.enum)}"
+            parsed = self._text(value)
+        if self.enum and _text(parsed) not in self.enum:
+            fix = f"use {', '.join(self.enum)}. {near(_text(parsed), self.enum)}"
             raise RecipeError(f"is {parsed!r}", where=where, fix=fix.strip())
         if self.minimum is not None and parsed < self.minimum:
             raise RecipeError(f"is {parsed}", where=where, fix=f"use {self.minimum:g} or more")
+        if self.maximum is not None and parsed > self.maximum:
+            raise RecipeError(f"is {parsed}", where=where, fix=f"use {self.maximum:g} or less")
         return parsed
+
+    def text(self, value: Any, *, where: str | None = None) -> str:
+        """Return what a command gets for `value`: as `parse` takes it, a number as it was written."""
+        parsed = self.parse(value, where=where)
+        if self.type == "number" and isinstance(value, str | int):
+            return str(value).strip()
+        return _text(parsed)
+
+    def _text(self, value: Any) -> str:
+        """Return a value of a string input. A YAML true stands for the "true" of the choices, where they have it."""
+        text = _text(value)
+        if self.enum and text not in self.enum and text in ("True", "False"):
+            return text.lower()
+        return text
 
 
 def _text(value: Any) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
+    """Return a value as Azure ML hands it to a command: what Python prints, so True for a YAML true."""
     return value if isinstance(value, str) else json.dumps(value) if isinstance(value, dict | list) else str(value)
 
 
@@ -71,12 +91,21 @@ def _number(value: Any, where: str) -> float:
 
 def _integer(value: Any, where: str) -> int:
     try:
-        number = _number(value, where)
-    except RecipeError as error:
-        raise RecipeError(error.what, where=where, fix="use a whole number") from None
-    if not number.is_integer():
-        raise RecipeError(f"is {value!r}", where=where, fix="use a whole number")
-    return int(number)
+        number = int(value) if isinstance(value, str) and _WHOLE.fullmatch(value.strip()) else _number(value, where)
+        if number == int(number):
+            return int(number)
+    except (RecipeError, ValueError, OverflowError):  # no number; not a number; infinity
+        pass
+    raise RecipeError(f"is {value!r}", where=where, fix="use a whole number")
+
+
+def _boolean(value: Any, where: str) -> bool:
+    text = str(value).strip().lower()
+    if text in ("true", "1", "1.0"):  # the SDK writes a boolean as 1 or 0
+        return True
+    if text in ("false", "0", "0.0"):
+        return False
+    raise RecipeError(f"is {value!r}", where=where, fix="use true or false")
 
 
 @cache
@@ -95,12 +124,14 @@ def component_inputs(name: str) -> dict[str, InputSpec]:
 
 def input_spec(name: str, declared: Mapping[str, Any]) -> InputSpec:
     """Read one entry of a component's `inputs`."""
+    low, high = declared.get("min"), declared.get("max")
     return InputSpec(
         name=name,
         type=str(declared.get("type", "string")),
         default=declared.get("default"),
-        enum=tuple(_text(value) for value in declared.get("enum", ())),
-        minimum=declared.get("min"),
+        enum=tuple(_text(value) for value in declared.get("enum") or ()),
+        minimum=None if low is None else float(low),
+        maximum=None if high is None else float(high),
         optional=bool(declared.get("optional", False)),
         description=str(declared.get("description", "")),
     )

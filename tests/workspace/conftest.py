@@ -11,7 +11,8 @@ import yaml
 
 from penala.workspace.client import Workspace
 from penala.workspace.components import PipelineComponent, read_pipeline
-from penala.workspace.plan import Plan, make_plan
+from penala.workspace.plan import Plan
+from penala.workspace.planner import make_plan
 
 PREAMBLE = """
 import json, os, sys, time

@@ -85,7 +85,7 @@ def test_parts_without_their_values_are_left_out() -> None:
     template = "prog $[[--a ${{inputs.a}}]] $[[--b ${{inputs.b}} ${{inputs.a}}]] --c ${{outputs.c}}"
 
     assert render(template, {"inputs.a": "1", "outputs.c": "o"}).argv == ["prog", "--a", "1", "--c", "o"]
-    assert placeholders(template) == ({"outputs.c"}, {"inputs.a", "inputs.b"})
+    assert placeholders(template) == ({"outputs.c"}, {"inputs.a", "inputs.b"}, set())
 
 
 def test_python_is_the_one_that_runs_penala() -> None:

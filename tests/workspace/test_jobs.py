@@ -15,7 +15,8 @@ from penala.workspace import shim
 from penala.workspace.client import Workspace
 from penala.workspace.events import Event
 from penala.workspace.jobs import Jobs
-from penala.workspace.plan import Plan, make_plan
+from penala.workspace.plan import Plan
+from penala.workspace.planner import make_plan
 from penala.workspace.store import JobRow, LineageRow
 from penala.workspace.tail import Tail
 

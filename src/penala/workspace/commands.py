@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 
 from penala.errors import UsageError
 
-_PLACEHOLDER = re.compile(r"\$\{\{\s*((?:inputs|outputs)\.\w+)\s*\}\}")
+_PLACEHOLDER = re.compile(r"\$\{\{\s*((?:inputs|outputs)\.[\w.]+)\s*\}\}")
+_EXPRESSION = re.compile(r"\$\{\{.*?\}\}", re.DOTALL)
 _OPTIONAL = re.compile(r"\$\[\[(.*?)\]\]", re.DOTALL)
 _MARK = re.compile("\ue000(\\d+)\ue001")  # stands for a value while a shell's grammar is applied around it
 _NEEDS_SHELL = frozenset("|&;<>()$`*?[]{}~#!\n")
@@ -32,10 +33,12 @@ class Command:
     env: dict[str, str] = field(default_factory=dict)
 
 
-def placeholders(template: str) -> tuple[set[str], set[str]]:
-    """Return the names (`inputs.x`, `outputs.y`) that a template needs, and those it only uses within `$[[...]]`."""
+def placeholders(template: str) -> tuple[set[str], set[str], set[str]]:
+    """Return the names (`inputs.x`, `outputs.y`) that a template needs, those it only uses within `$[[...]]`, and
+    every `${{...}}` that is no placeholder."""
     required = set(_PLACEHOLDER.findall(_OPTIONAL.sub("", template)))
-    return required, set(_PLACEHOLDER.findall(template)) - required
+    strange = {text for text in _EXPRESSION.findall(template) if not _PLACEHOLDER.fullmatch(text)}
+    return required, set(_PLACEHOLDER.findall(template)) - required, strange
 
 
 def render(template: str, values: Mapping[str, str]) -> Command:

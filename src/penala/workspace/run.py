@@ -92,7 +92,7 @@ def submit(
     Conversations that lie on the hub are fetched first; `report` is told how far they are.
     """
     from penala.workspace.components import shipped_pipeline
-    from penala.workspace.plan import make_plan
+    from penala.workspace.planner import make_plan
 
     jobs = workspace.jobs
     plan = make_plan(
