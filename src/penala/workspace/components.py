@@ -126,7 +126,7 @@ def read_pipeline(file: Path, find: Find | None = None) -> PipelineComponent:
 
     Raises UsageError with the file and the key of everything that is missing or out of scope.
     """
-    component = _read(file, "pipeline", find)
+    component = read_component(file, find, "pipeline")
     assert isinstance(component, PipelineComponent)
     return component
 
@@ -136,12 +136,13 @@ def read_command(file: Path) -> CommandComponent:
 
     Raises UsageError with the file and the key of everything that is missing or wrong.
     """
-    component = _read(file, "command", None)
+    component = read_component(file, None, "command")
     assert isinstance(component, CommandComponent)
     return component
 
 
-def _read(file: Path, kind: str, find: Find | None) -> Component:
+def read_component(file: Path, find: Find | None = None, kind: str | None = None) -> Component:
+    """Read a command or pipeline component, as `read_pipeline` does."""
     problems = Problems()
     component = Reader(problems, find).file(file, Place(str(file), file.parent), kind)
     problems.raise_all()

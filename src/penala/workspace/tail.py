@@ -52,6 +52,16 @@ class Score:
 
 
 @dataclass(frozen=True, slots=True)
+class OutputAsset:
+    """Keep an output of the job as a version of a data asset or a model; without `version`, the next whole number."""
+
+    output: str
+    type: str
+    name: str
+    version: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Tail:
     """What is asked for after the steps; a deployment needs a registration, a score a deployment."""
 
@@ -59,6 +69,7 @@ class Tail:
     deploy: Deploy | None = None
     score: Score | None = None
     mlflow: bool = True  # mirror runs and model version
+    assets: tuple[OutputAsset, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return the tail as JSON values, for the job's row."""
@@ -72,6 +83,7 @@ class Tail:
             deploy=Deploy(**value["deploy"]) if value["deploy"] else None,
             score=Score(**value["score"]) if value["score"] else None,
             mlflow=value["mlflow"],
+            assets=tuple(OutputAsset(**asset) for asset in value.get("assets", ())),
         )
 
 

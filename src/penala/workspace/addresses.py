@@ -1,0 +1,126 @@
+"""What the addresses in a job document stand for on this machine.
+
+data/train.jsonl, file:..., ~/x                       a file or folder, relative to the document
+azureml:NAME:V, azureml:NAME@latest, asset ids        a data asset or a model
+azureml://jobs/J/outputs/O[/paths/P]                  an output of an earlier job
+azureml://datastores/D/paths/P, and its long form     WORKSPACE/datastores/D/P
+http://..., https://...                               a file, fetched once a job is planned
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
+
+from penala import assets
+from penala.errors import NotFound, UsageError, near
+from penala.workspace.artifacts import digest
+from penala.workspace.plan import File
+from penala.workspace.planner import local_path
+
+if TYPE_CHECKING:
+    from penala.workspace.client import Workspace
+    from penala.workspace.places import Place
+
+MODEL_TYPES = frozenset({"mlflow_model", "custom_model", "triton_model"})
+_JOB = re.compile(r"azureml://jobs/([^/]+)/outputs/([^/]+)(?:/paths/(.*))?")
+_DATASTORE = re.compile(r"azureml:/{1,2}(?:subscriptions/.+?/)?datastores/([^/]+)/paths/(.+)")
+_ELSEWHERE = re.compile(r"(wasbs?|abfss?|adl|s3|gs|hdfs|runs|models|git\+https|azureml):/")
+_FETCH_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Addresses:
+    """Finds what addresses stand for. Unless `fetch`, it only looks: no model is made, nothing fetched or hashed."""
+
+    workspace: Workspace
+    fetch: bool = True
+    report: Callable[[dict[str, Any]], None] = lambda event: None
+
+    def __call__(self, address: str, kind: str, place: Place) -> File:
+        """Return the file or folder at an address. Raises UsageError or NotFound when there is none."""
+        path = self._path(address.strip(), kind, place)
+        return File(str(path), self.workspace.jobs.digests(path) if self.fetch else "")
+
+    def _path(self, address: str, kind: str, place: Place) -> Path:
+        bare = address.removeprefix("azureml:")  # the SDK writes it before paths and links of every kind
+        if bare.startswith(("http://", "https://")):
+            return self._fetched(bare)
+        if match := _JOB.fullmatch(address):
+            return self._output(match[1], match[2], match[3])
+        if match := _DATASTORE.fullmatch(address):
+            return self._stored(match[1], match[2])
+        if assets.is_asset(address) and not _is_path(bare, place.folder):
+            return self._asset(address, kind)
+        if _ELSEWHERE.match(bare):
+            fix = "give a local path, a data asset or an output of a job"
+            raise UsageError(f"{address} cannot be reached from here", fix=fix)
+        return local_path(re.sub(r"^file:(//)?", "", bare), kind, place)
+
+    def _asset(self, address: str, kind: str) -> Path:
+        """Return where a model or a data asset lies; which of both, its type or its id says."""
+        if kind in MODEL_TYPES or "/models/" in address:
+            if not self.fetch:
+                named = assets.parse(address, "models")
+                self.workspace.models.show(named.name if named.version == assets.LATEST else str(named))
+                return Path(address)
+            return self.workspace.models.folder(address, self.report)
+        try:
+            return self.workspace.data.path(self.workspace.data.get(address))
+        except NotFound as error:
+            raise NotFound(error.what, fix=error.fix or "`penala data add NAME --from PATH` adds one") from None
+
+    def _output(self, job: str, output: str, below: str | None) -> Path:
+        """Return where an output of an earlier job lies."""
+        outputs = self.workspace.jobs.outputs(job)
+        if output not in outputs:
+            fix = near(output, outputs) or (f"there are {', '.join(outputs)}" if outputs else None)
+            raise NotFound(f"job {job} has no output '{output}'", fix=fix)
+        path = outputs[output]
+        if path is None:
+            raise UsageError(f"job {job} has not written its output '{output}'", fix="wait until it is Completed")
+        path = path / unquote(below) if below else path
+        if not path.exists():
+            raise NotFound(f"the output '{output}' of job {job} has no {below}")
+        return path
+
+    def _stored(self, datastore: str, below: str) -> Path:
+        """Return what stands in for a path in a cloud's datastore: the same path below the workspace."""
+        path = self.workspace.folder / "datastores" / datastore / unquote(below)
+        if not path.exists():
+            fix = f"put its files into {path}, or give a local path"
+            raise UsageError(f"the datastore '{datastore}' has no {below} here", fix=fix)
+        return path
+
+    def _fetched(self, address: str) -> Path:
+        """Return the file behind a link, fetched now: what a link gives may change."""
+        import httpx
+
+        name = Path(unquote(urlsplit(address).path)).name or "download"
+        path = self.workspace.folder / "data" / digest(["web/1", address]) / name
+        if not self.fetch:
+            return path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        half = path.with_name(f".{name}.half")
+        try:
+            with (
+                httpx.stream("GET", address, timeout=_FETCH_S, follow_redirects=True) as answer,
+                open(half, "wb") as file,
+            ):
+                answer.raise_for_status()
+                for part in answer.iter_bytes():
+                    file.write(part)
+        except httpx.HTTPError as error:
+            half.unlink(missing_ok=True)
+            raise UsageError(f"{address} cannot be fetched: {error}", fix="give a local path") from None
+        half.replace(path)
+        return path
+
+
+def _is_path(text: str, folder: Path) -> bool:
+    """Tell whether a text behind `azureml:` is a path: by its look, or because something lies there."""
+    return text.startswith((".", "~")) or (not re.search(r":|@|^/", text) and (folder / text).exists())
