@@ -1,6 +1,8 @@
 """The store: rows come back as they went in, transactions are whole, and SQLite's complaints are readable."""
 
+import contextlib
 import ctypes
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -15,6 +17,7 @@ from penala.workspace.client import Workspace
 from penala.workspace.store import (
     MIGRATIONS,
     CacheRow,
+    ComputeRow,
     DeploymentRow,
     DigestRow,
     EndpointRow,
@@ -146,6 +149,100 @@ def test_an_older_store_is_brought_up_to_date(tmp_path: Path) -> None:
         with Store(tmp_path / "penala.db") as store:
             assert store.sql("pragma user_version")[0][0] == len(MIGRATIONS)
             store.find(JobRow)
+
+
+OLD_ROWS = {
+    "jobs": ("a-1", "A", "pipeline", "Completed", '{"plan": []}', "d1", 0, 1.5, 2.5, 3.5, None, '{"x": 1}'),
+    "steps": ("a-1", "train", 0, "Completed", 1, "k", 0, None, '{"out": "ab"}', '{"loss": 0.5}', None, 2.5, 3.5),
+    "cache": ("k", '{"out": "ab"}', '{"loss": 0.5}', "a-1", "train", 3.5),
+    "models": ("m", "1", "ab", "artifacts/ab", "a-1", "{}", "{}", 3.5),
+    "events": (3.5, "job a-1", "it ended"),
+}
+OPEN = "import sys; from pathlib import Path; from penala.workspace.store import *; Store(Path(sys.argv[1])).close()"
+KILLED_IN = """
+import os, signal, sqlite3, sys
+from pathlib import Path
+from penala.workspace import store
+class Killed(sqlite3.Connection):
+    def execute(self, statement, *values):
+        if sys.argv[2] in statement:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().execute(statement, *values)
+connect = sqlite3.connect
+sqlite3.connect = lambda *args, **options: connect(*args, factory=Killed, **options)
+store.Store(Path(sys.argv[1]))
+"""
+
+
+@pytest.fixture
+def old(tmp_path: Path) -> Path:
+    """Make a store as the first release left it, WAL included."""
+    path = tmp_path / "penala.db"
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as db:
+        db.execute("pragma journal_mode = wal")
+        db.executescript(MIGRATIONS[0])
+        for table, row in OLD_ROWS.items():
+            db.execute(f"insert into {table} values({', '.join('?' * len(row))})", row)
+        db.execute("pragma user_version = 1")
+    return path
+
+
+def dumped(path: Path) -> tuple[int, list[str]]:
+    """Return the schema's number and all that is in a database, without changing it."""
+    with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as db:
+        return db.execute("pragma user_version").fetchone()[0], sorted(db.iterdump())
+
+
+def test_the_rows_of_an_older_schema_stay(old: Path) -> None:
+    """What the first release wrote is read as before, columns that came later are None, and new tables take rows."""
+    with Store(old) as store:
+        job = JobRow("a-1", "A", "pipeline", "Completed", {"plan": []}, "d1", 1.5, 0, 2.5, 3.5, None, {"x": 1})
+        figures = {"loss": 0.5}
+        step = StepRow("a-1", "train", 0, "Completed", 1, "k", 0, None, {"out": "ab"}, figures, None, 2.5, 3.5)
+        assert store.find(JobRow) == [job]
+        assert store.find(StepRow) == [step]
+        assert store.find(CacheRow) == [CacheRow("k", {"out": "ab"}, figures, "a-1", "train", 3.5)]
+        assert store.find(ModelRow) == [ModelRow("m", "1", "ab", "artifacts/ab", "a-1", created=3.5)]
+        assert store.find(EventRow) == [EventRow("job a-1", "it ended", 3.5)]
+        store.insert(ComputeRow("gpu", "Standard_NC6s_v3", "Succeeded"))
+        assert store.sql("pragma integrity_check")[0][0] == "ok"
+
+
+def test_an_older_schema_is_kept_beside_the_new_one(old: Path) -> None:
+    """The backup is the whole database as it was; opening again neither migrates nor makes another."""
+    before = dumped(old)
+    Store(old).close()
+    backup = old.with_name("penala.db.schema-1.bak")
+    made = backup.stat()
+
+    assert dumped(backup) == before
+    Store(old).close()
+    assert backup.stat() == made
+    assert {path.name for path in old.parent.glob("*.bak*")} == {backup.name}
+
+
+def test_many_processes_migrate_one_store_once(old: Path) -> None:
+    """Whoever comes second waits and finds it done: one backup, of the old schema."""
+    before = dumped(old)
+    openers = [subprocess.Popen([sys.executable, "-c", OPEN, old]) for _ in range(6)]
+
+    assert [opener.wait() for opener in openers] == [0] * 6
+    assert dumped(old.with_name("penala.db.schema-1.bak")) == before
+    assert dumped(old)[0] == len(MIGRATIONS)
+    assert [path.name for path in old.parent.glob("*.bak*")] == ["penala.db.schema-1.bak"]
+
+
+@pytest.mark.parametrize("statement", ["vacuum into", "steps add column run", "create table catalogue", "commit"])
+def test_a_killed_migration_leaves_the_old_schema(old: Path, statement: str) -> None:
+    """Killed in its backup, in its middle or just before its end, it is as if it had never begun; the next one ends."""
+    before = dumped(old)
+
+    ran = subprocess.run([sys.executable, "-c", KILLED_IN, str(old), statement])
+    assert ran.returncode == -signal.SIGKILL
+    assert dumped(old) == before
+    with Store(old) as store:
+        assert [job.name for job in store.find(JobRow)] == ["a-1"]
+    assert dumped(old.with_name("penala.db.schema-1.bak")) == before
 
 
 def test_a_newer_store_is_refused(store: Store) -> None:

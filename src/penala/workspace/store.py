@@ -1,5 +1,7 @@
 """The workspace's one database: SQLite in WAL mode, for several processes at once, losing nothing in a crash.
 
+An older schema is brought up to date when it is opened, and kept beside it as penala.db.schema-N.bak.
+
 Each table has a frozen dataclass of the same columns; columns named in `JSON_COLUMNS` hold JSON. Times are seconds
 since 1970. Everything that is large lies in files, addressed by content.
 """
@@ -7,6 +9,7 @@ since 1970. Everything that is large lies in files, addressed by content.
 import contextlib
 import errno
 import json
+import os
 import sqlite3
 import time
 from collections.abc import Iterator, Mapping
@@ -15,6 +18,7 @@ from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 from penala.errors import WorkspaceError
+from penala.workspace import shim
 
 BUSY_S = 30.0  # how long a writer waits for another one
 JSON_COLUMNS = frozenset(
@@ -342,10 +346,28 @@ class Store:
                     where=str(self.path),
                     fix="use the newer penala that made it, or another folder with --workspace",
                 )
+            if 0 < schema < len(MIGRATIONS):
+                self._back_up(schema)
             for script in MIGRATIONS[schema:]:
                 for statement in script.split(";"):
                     self._db.execute(statement)
             self._db.execute(f"pragma user_version = {len(MIGRATIONS)}")
+
+    def _back_up(self, schema: int) -> None:
+        """Keep the database as it is beside itself, whole and on the disk: PATH.schema-N.bak.
+
+        Called with the write lock held, so a second connection sees what the migration starts from, and nobody else
+        migrates.
+        """
+        backup = self.path.with_name(f"{self.path.name}.schema-{schema}.bak")
+        half = backup.with_name(f"{backup.name}.{os.getpid()}.tmp")
+        half.unlink(missing_ok=True)
+        with contextlib.closing(sqlite3.connect(self.path, timeout=BUSY_S)) as reader:
+            reader.execute("vacuum into ?", (str(half),))
+        with open(half, "rb") as written:
+            os.fsync(written.fileno())
+        half.replace(backup)
+        shim.sync_folder(backup.parent)
 
     def close(self) -> None:
         """Close the connection."""
