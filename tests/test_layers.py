@@ -10,7 +10,7 @@ import penala
 
 ROOT = Path(penala.__file__).parent
 STAGES = ["conversations", "tokens", "basemodel", "training", "engines", "evaluation", "package", "endpoint"]
-BASE = {"errors", "inputs", "recipe"}
+BASE = {"errors", "assets", "inputs", "recipe"}
 TORCH = ("training/", "engines/", "evaluation/", "basemodel/convert.py", "package/weights.py")
 MODULES = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.rglob("*.py"))
 
@@ -49,8 +49,9 @@ def allowed(here: str, module: str) -> set[str]:
         return {*STAGES[: STAGES.index(here) + 1], *BASE}
     return {
         "errors": set(),
+        "assets": {"errors"},
         "inputs": {"errors"},
-        "recipe": {"errors", "inputs"},
+        "recipe": {"errors", "assets", "inputs"},
         "components": {"components", *STAGES, *BASE},
         "workspace": {"workspace", "components", *STAGES, *BASE},
         "cli": {"cli", "workspace", *BASE, "__version__"},

@@ -15,7 +15,7 @@ from penala.basemodel.catalogue import (
     get,
     resolve,
 )
-from penala.errors import ModelError, NotFound
+from penala.errors import ModelError, NotFound, UsageError
 
 MINE = {"name": "mine", "sources": [{"kind": "hub", "repo": "me/mine"}]}
 
@@ -163,5 +163,5 @@ def test_a_path_is_a_path_whatever_it_is_called(llama, tmp_path, monkeypatch):
 )
 def test_what_means_nothing_is_refused_with_the_ways_to_say_it(tmp_path, text, message):
     """A name that nothing answers to, a path that is not there and half an asset id are told apart."""
-    with pytest.raises((NotFound, ModelError), match=message):
+    with pytest.raises((NotFound, ModelError, UsageError), match=message):
         resolve(text, folder=tmp_path)

@@ -15,14 +15,11 @@ from typing import Any
 import msgspec
 import yaml
 
+from penala.assets import LATEST, is_asset, parse
 from penala.errors import ModelError, NotFound, near
 
-LATEST = "latest"
 BOUNDED = ("learning_rate",)  # settings whose <name>_min and <name>_max a publisher gives beside the defaults
-_ASSET_ID = re.compile(
-    r"azureml://registries/(?P<registry>[^/]+)/models/(?P<name>[^/]+)/(?P<by>versions|labels)/(?P<at>[^/]+)$"
-)
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")
 
 
 class WheelSource(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="wheel"):
@@ -79,6 +76,9 @@ class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     description: str = ""
     tags: dict[str, str] = {}
     properties: dict[str, str] = {}
+    system_metadata: dict[str, Any] = {}  # where Azure keeps what used to be tags; clients see it only in part
+    finetune_config: dict[str, Any] = {}  # chat markers, LoRA targets; wins over the one beside the weights
+    digest: str | None = None  # of a user's files, when they were added
 
     @property
     def id(self) -> str:
@@ -183,17 +183,15 @@ def entry_of(source: Entry | Path | str) -> Entry:
 
 
 def resolve(text: str, *, folder: Path | None = None, extra: Iterable[Entry] = ()) -> Entry:
-    """Return the entry that `text` means: a catalogue NAME[:VERSION], azureml://registries/..., a path, or a hub id.
+    """Return the entry that `text` means: a catalogue NAME[:VERSION], an asset's id, a path, or a hub id.
 
     Relative paths start at `folder` (default: the working folder). A catalogue name wins over a folder of that name;
-    write ./NAME for the folder. Raises NotFound, or ModelError for an asset id that cannot be read.
+    write ./NAME for the folder. Raises NotFound, or UsageError for an asset's id that cannot be read.
     """
     text = text.strip()
-    if text.startswith("azureml://"):
-        if (match := _ASSET_ID.match(text)) is None:
-            fix = "write azureml://registries/REGISTRY/models/NAME/versions/VERSION, or .../labels/latest"
-            raise ModelError("is no id of a registry model", where=text, fix=fix)
-        return get(match["name"], match["at"], extra=extra)
+    if is_asset(text) or text.startswith("azureml:"):
+        wanted = parse(text, "models")
+        return get(wanted.name, wanted.version, extra=extra)
     path = ((folder or Path.cwd()) / Path(text).expanduser()).absolute()
     if re.match(r"[./~\\]", text) or text.endswith(".gguf"):
         return _of_path(path)
@@ -202,7 +200,7 @@ def resolve(text: str, *, folder: Path | None = None, extra: Iterable[Entry] = (
     except NotFound as error:
         if path.exists():
             return _of_path(path)
-        if _HUB_ID.match(text):
+        if HUB_ID.match(text):
             return hub_entry(text)
         forms = "or name a folder, a .gguf file or a hub id (OWNER/NAME)"
         raise NotFound(error.what, where=error.where, fix=f"{error.fix} {forms}") from None

@@ -16,12 +16,16 @@ from penala.basemodel.sources import Report, obtain, origin
 
 SELECTOR = "model_selector_args.json"
 FINETUNE_CONFIG = "finetune_config.json"
+USED = frozenset({"lora_target_modules"})  # the mask is proved from the template, and needs no chat markers
 
 
-def import_model(source: Entry | Path | str, out: Path, cache: Path, report: Report) -> dict[str, Any]:
+def import_model(
+    source: Entry | Path | str, out: Path, cache: Path, report: Report, config: Path | None = None
+) -> dict[str, Any]:
     """Write the imported model into `out` (new or empty) and return {"parameters", "bytes"}.
 
-    `source` is whatever `obtain` takes. Raises ModelError when it cannot be had or is no whole model.
+    `source` is whatever `obtain` takes, `config` a finetune_config.json that wins over the model's own. Raises
+    ModelError when it cannot be had or is no whole model.
     """
     entry = entry_of(source)
     folder = obtain(entry, cache, report)
@@ -36,7 +40,10 @@ def import_model(source: Entry | Path | str, out: Path, cache: Path, report: Rep
             (out / name).parent.mkdir(exist_ok=True)
             shutil.copyfile(folder / name, out / name)
     check_folder(out)
-    _write(out / FINETUNE_CONFIG, finetune_config(folder, entry.task))
+    settings = finetune_config(folder, entry, config)
+    for name in settings.keys() - USED:
+        report({"event": "note", "text": f"{name} of the model's {FINETUNE_CONFIG} has no effect here"})
+    _write(out / FINETUNE_CONFIG, settings)
     selector = _selector(entry, folder)
     _write(out / SELECTOR, selector)
     size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
@@ -45,26 +52,32 @@ def import_model(source: Entry | Path | str, out: Path, cache: Path, report: Rep
     return {"parameters": parameters, "bytes": size}
 
 
-def finetune_config(folder: Path, task: str = "chat-completion") -> dict[str, Any]:
+def finetune_config(folder: Path, entry: Entry, given: Path | None = None) -> dict[str, Any]:
     """Return the model's own fine-tuning settings, with `lora_target_modules` = all linear layers where it names none.
 
-    A finetune_config.json beside the weights is read first, in Azure's first form or its second
-    ({"version": "2", "task_specific_config": {task: {...}}}).
+    The file `given` wins over the entry of the catalogue, and that over the file beside the weights.
     """
-    config: dict[str, Any] = {}
-    if (folder / FINETUNE_CONFIG).is_file():
-        config = read_json(folder / FINETUNE_CONFIG)
-        if str(config.get("version")) == "2":
-            by_task = config.get("task_specific_config", {})
-            config = by_task.get(task) or by_task.get(task.replace("-", "_")) or by_task.get("ChatCompletion") or {}
-    return {"lora_target_modules": linear_layers(folder)} | config
+    packaged = folder / FINETUNE_CONFIG
+    own = read_json(packaged) if packaged.is_file() else {}
+    config: dict[str, Any] = {"lora_target_modules": linear_layers(folder)}
+    for settings in (own, entry.finetune_config, read_json(given) if given else {}):
+        config |= _of_task(settings, entry.task)
+    return config
+
+
+def _of_task(config: dict[str, Any], task: str) -> dict[str, Any]:
+    """Return the settings in Azure's first form, or those of the task in its second, which names tasks."""
+    if str(config.get("version")) != "2":
+        return config
+    by_task = config.get("task_specific_config", {})
+    return by_task.get(task) or by_task.get(task.replace("-", "_")) or by_task.get("ChatCompletion") or {}
 
 
 def _selector(entry: Entry, folder: Path) -> dict[str, Any]:
     config = read_json(folder / "config.json")
     first = entry.sources[0]
-    name = model_name(Path(first.path)) if isinstance(first, MlflowSource) else entry.name
     catalogued = bool(entry.created)
+    name = entry.name if catalogued or not isinstance(first, MlflowSource) else model_name(Path(first.path))
     return {
         "model_name": name,
         "model_version": entry.version if catalogued else None,

@@ -12,6 +12,9 @@ from penala.workspace.store import Store, explain
 from penala.workspace.supervisor import ensure_if_needed
 
 if TYPE_CHECKING:
+    from penala.workspace.component_store import ComponentStore
+    from penala.workspace.compute import Computes
+    from penala.workspace.data_assets import DataAssets
     from penala.workspace.endpoints import Endpoints
     from penala.workspace.jobs import Jobs
     from penala.workspace.models import Models
@@ -41,7 +44,7 @@ class Workspace:
             raise WorkspaceError("there is no workspace", where=str(folder), fix="`penala run RECIPE` makes one")
         try:
             if create:
-                _make(folder)
+                _make(folder, new=not database.exists())
             opened = cls(folder, Store(database, create=create))
             ensure_if_needed(folder)
             return opened
@@ -68,6 +71,27 @@ class Workspace:
         from penala.workspace.endpoints import Endpoints
 
         return Endpoints(self)
+
+    @cached_property
+    def computes(self) -> "Computes":
+        """This machine, and the computes that stand in for sizes of a cloud."""
+        from penala.workspace.compute import Computes
+
+        return Computes(self)
+
+    @cached_property
+    def data(self) -> "DataAssets":
+        """The data assets."""
+        from penala.workspace.data_assets import DataAssets
+
+        return DataAssets(self)
+
+    @cached_property
+    def components(self) -> "ComponentStore":
+        """The components that jobs may name, penala's own and the user's."""
+        from penala.workspace.component_store import ComponentStore
+
+        return ComponentStore(self)
 
     def run(self, recipe: Any, **options: Any) -> Any:
         """Run a recipe; see `penala.workspace.run.run`."""
@@ -120,7 +144,12 @@ def _bytes(path: Path) -> int:
     return sum({(status.st_dev, status.st_ino): status.st_size for status in map(os.stat, files)}.values())
 
 
-def _make(folder: Path) -> None:
+def _make(folder: Path, *, new: bool) -> None:
+    if new:
+        from penala.workspace.filesystem import problem
+
+        if (refusal := problem(folder)) is not None:
+            raise refusal
     for name in ("artifacts", "cache", "jobs"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     config = folder / "config.json"

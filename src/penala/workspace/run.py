@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from penala.errors import RecipeError
 from penala.inputs import PIPELINE
+from penala.workspace import base_models
 from penala.workspace.artifacts import digest, digest_file
 from penala.workspace.events import Event
 from penala.workspace.tail import Deploy, Register, Score, Tail
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from penala.basemodel.catalogue import Entry
     from penala.recipe import HubAddress, Recipe, Setting
     from penala.workspace.client import Workspace
+    from penala.workspace.plan import Plan
 
 SplitName = Literal["train", "validation", "test"]
 
@@ -91,24 +93,32 @@ def submit(
 
     Conversations that lie on the hub are fetched first; `report` is told how far they are.
     """
+    plan, tail = plan_recipe(workspace, recipe, checked, deploy=deploy, report=report)
+    forced = force_rerun or recipe.settings.force_rerun
+    name = workspace.jobs.submit(plan, tail, display_name=recipe.model_name, force_rerun=forced)
+    workspace.jobs.start(name)
+    return name
+
+
+def plan_recipe(
+    workspace: "Workspace",
+    recipe: "Recipe",
+    checked: Preflight,
+    *,
+    deploy: bool = True,
+    report: Callable[[dict[str, Any]], None] = lambda event: None,
+) -> tuple["Plan", Tail]:
+    """Return what a checked recipe runs: the steps, and what comes after them."""
     from penala.workspace.components import shipped_pipeline
     from penala.workspace.planner import make_plan
 
-    jobs = workspace.jobs
     plan = make_plan(
         shipped_pipeline(PIPELINE),
         _inputs(workspace, recipe, checked, report),
         folder=recipe.folder,
-        digest_path=jobs.digests,
+        digest_path=workspace.jobs.digests,
     )
-    name = jobs.submit(
-        plan,
-        _tail(recipe, checked, deploy=deploy),
-        display_name=recipe.model_name,
-        force_rerun=force_rerun or recipe.settings.force_rerun,
-    )
-    jobs.start(name)
-    return name
+    return plan, _tail(recipe, checked, deploy=deploy)
 
 
 def run(
@@ -151,17 +161,6 @@ def _base_model(recipe: "Recipe") -> "Entry":
     if isinstance(source := entry.sources[0], FolderSource):
         check_folder(Path(source.path))
     return entry
-
-
-def _source_inputs(entry: "Entry") -> dict[str, str]:
-    from penala.basemodel.catalogue import HubSource, MlflowSource, WheelSource
-
-    source = entry.sources[0]
-    if entry.created or isinstance(source, WheelSource):
-        return {"catalogue_model": entry.reference}
-    if isinstance(source, HubSource):
-        return {"huggingface_id": source.repo}
-    return {"mlflow_model_path" if isinstance(source, MlflowSource) else "pytorch_model_path": source.path}
 
 
 def _files(recipe: "Recipe") -> dict[str, Path]:
@@ -230,7 +229,7 @@ def _inputs(
 ) -> dict[str, Any]:
     """Return the inputs of the pipeline."""
     conversations = recipe.conversations
-    inputs: dict[str, Any] = _source_inputs(checked.base)
+    inputs: dict[str, Any] = dict(base_models.inputs(checked.base))
     inputs |= {setting.name: setting.value for setting in checked.settings if setting.value is not None}
     for split, path in _splits(recipe).items():
         inputs[f"{split}_file_path"] = _one_path(workspace, recipe, path, report)
