@@ -108,6 +108,11 @@ class PipelineComponent:
         """The file that it was read from."""
         return Path(self.place.source)
 
+    @property
+    def is_ours(self) -> bool:
+        """Whether penala ships it."""
+        return self.file.parent == SHIPPED
+
 
 Component: TypeAlias = CommandComponent | PipelineComponent
 Find: TypeAlias = Callable[[str], Path]
@@ -176,7 +181,7 @@ class Reader:
                     self.problems.add(what, error.where or named_at, error.fix)
                 return None
             self._open.append(file)
-            self._files[file] = self.document(document, Place(str(file), file.parent), kind)
+            self._files[file] = self.document(document, Place(str(file), file.parent), kind, named_at)
             self._open.pop()
         found = self._files[file]
         if found is not None and kind not in (None, _kind(found)):
@@ -184,8 +189,10 @@ class Reader:
             return None
         return found
 
-    def document(self, document: Any, place: Place, kind: str | None = None) -> Component | None:
-        """Read a component as it stands in a file, or in a job."""
+    def document(
+        self, document: Any, place: Place, kind: str | None = None, named_at: Place | None = None
+    ) -> Component | None:
+        """Read a component as it stands in a file, which is named at another place, or in a job."""
         if not isinstance(document, Mapping):
             self.problems.add("is not a component", place, "write Azure ML's component YAML")
             return None
@@ -194,7 +201,7 @@ class Reader:
             self.refuse(found, place, ["command", "pipeline"])
             return None
         if kind not in (None, found):
-            self.problems.add(f"is a component of type {found}", place, f"give one of type {kind}")
+            self.problems.add(f"is a component of type {found}", named_at or place, f"give one of type {kind}")
             return None
         return self.pipeline(document, place) if found == "pipeline" else self.command(document, place)
 
@@ -345,10 +352,10 @@ class Reader:
 
     def component(self, reference: Any, place: Place, kind: str | None = None) -> Component | None:
         """Read the component that is named at a place by file or id, or stands there."""
+        kind = kind or None
         if isinstance(reference, Mapping):
             document = {"name": place.key.split(".")[-2] if "." in place.key else "component", **reference}
-            found = self.document(document, place, kind)
-            return found
+            return self.document(document, place, kind)
         text = str(reference)
         local = place.folder / text.removeprefix("file:").removeprefix("azureml:")
         if text.startswith(("azureml:", "/subscriptions/")) and not (_is_path(text) and local.is_file()):
@@ -360,7 +367,7 @@ class Reader:
             except (NotFound, UsageError) as error:
                 self.problems.add(error.what, place, error.fix or "`penala components add -f FILE` adds one")
                 return None
-        return self.file(local, place, kind or None)
+        return self.file(local, place, kind)
 
     # -- parts of both --
 

@@ -161,11 +161,13 @@ class _Document:
         return "pipeline" if "jobs" in self.document else "command"
 
     def _refuse(self, kind: str) -> None:
+        place, known = self.place.at("type"), ", ".join(KINDS)
         if kind in OUT_OF_SCOPE:
-            fix = f"{', '.join(KINDS)} jobs run"
-            raise UsageError(f"a {kind} job does not run in this workspace", where=str(self.place.at("type")), fix=fix)
-        fix = near(kind, [*KINDS, *OUT_OF_SCOPE]) or f"use {', '.join(KINDS)}"
-        raise UsageError(f"'{kind}' is no type of job", where=str(self.place.at("type")), fix=fix)
+            self.problems.add(f"a {kind} job does not run in this workspace", place, f"{known} jobs do")
+        else:
+            fix = near(kind, [*KINDS, *OUT_OF_SCOPE]) or f"use {known}"
+            self.problems.add(f"'{kind}' is no type of job", place, fix)
+        self.problems.raise_all()
 
     def _name(self) -> str | None:
         name = self.document.get("name")

@@ -20,6 +20,7 @@ _INPUT = re.compile(r"\$\{\{\s*(?:parent\.)?inputs\.([\w.]+)\s*\}\}")
 _JOB_OUTPUT = re.compile(r"\$\{\{\s*(?:parent\.)?jobs\.([\w-]+)\.outputs\.([\w.]+)\s*\}\}")
 _USE = "use ${{parent.inputs.X}} or ${{parent.jobs.X.outputs.Y}}"
 _DURATION = re.compile(r"P(?:(\d+)D)?(?:T(?:(\d+)H)?(?:(\d+)M)?(?:(\d+)S)?)?")
+_MACHINE = re.compile(r"(compute|instance_type|shm_size)_")  # inputs that say where a step runs; it runs here
 _FOLDER_TYPES = frozenset({"uri_folder", "mlflow_model", "mltable", "triton_model"})
 _LONG_FORM = frozenset(
     {"type", "path", "mode", "value", "default", "description", "optional", "datastore", "path_on_compute"}
@@ -107,6 +108,7 @@ class Planner:
     deterministic: bool = True  # unless a component says otherwise
     computes: dict[str | None, Place] = field(default_factory=dict)  # that steps name, and one place where
     steps: list[Step] = field(default_factory=list)
+    refused: int = 0  # inputs
 
     def plan(
         self, pipeline: PipelineComponent, given: Mapping[str, Any], place: Place, compute: str | None = None
@@ -138,7 +140,7 @@ class Planner:
         self, level: _Level | None, pipeline: PipelineComponent, given: Mapping[str, Any], place: Place
     ) -> dict[str, Bound | None]:
         """Return a value for each input of a pipeline within `level`, or of the job itself."""
-        used = set(_INPUT.findall(str([node.inputs for node in pipeline.nodes.values()])))
+        used = set(_INPUT.findall(str([(node.inputs, node.compute) for node in pipeline.nodes.values()])))
         found: dict[str, Bound | None] = {}
         for name, value in given.items():
             if name in pipeline.inputs:
@@ -152,7 +154,15 @@ class Planner:
             else:
                 found[name] = self._bind(level, InputSpec(name, ""), value, place.at(name))
         for name, spec in pipeline.inputs.items():
-            found[name] = self._bind(level, spec, given.get(name), place.at(name), pipeline.place)
+            bound = found[name] = self._bind(level, spec, given.get(name), place.at(name), pipeline.place)
+            if pipeline.is_ours and name not in used and not _MACHINE.match(name):
+                default = None if spec.default is None else Literal(spec.text(spec.default))
+                if bound not in (None, default):
+                    self.problems.add(
+                        "cannot be honoured yet",
+                        place.at(name),
+                        "leave it out" if default is None else f"leave it out; only its default, {spec.default}, runs",
+                    )
         return found
 
     def _outputs(self, level: _Level) -> dict[str, Upstream]:
@@ -198,13 +208,13 @@ class Planner:
                 what = f"'{component.name}' has no input '{name}'"
                 self.problems.add(what, place.at(name), near(name, component.inputs))
         specs = component.inputs or {name: InputSpec(name, "", optional=True) for name in node.inputs}
-        before = len(self.problems.found)
+        before = self.refused
         bound = {
             name: self._bind(level, spec, node.inputs.get(name), place.at(name), component.place)
             for name, spec in specs.items()
         }
         values = {name: value for name, value in bound.items() if value is not None and not isinstance(value, Raw)}
-        if len(self.problems.found) == before:
+        if self.refused == before:
             self._check_command(component, values, node.place)
         return Step(
             name=level.prefix + node.name,
@@ -322,10 +332,12 @@ class Planner:
             if bound is None and spec.default is not None and declared is not None:
                 return self._typed(spec, spec.default, declared.at("inputs", spec.name))
         except _Refused as refused:
+            self.refused += 1
             if refused.what:
                 self.problems.add(refused.what, refused.place, refused.fix)
             return None
         if bound is None and not spec.optional and spec.type:
+            self.refused += 1
             source = _INPUT.search(str(value))
             self.problems.add("needs a value", place, f"give the pipeline's input '{source[1]}' one" if source else "")
         return bound

@@ -88,7 +88,10 @@ class Snapshots:
 
         ignore = next((code / name for name in IGNORE_FILES if (code / name).is_file()), None)
         spec = GitIgnoreSpec.from_lines(ignore.read_text(encoding="utf-8").splitlines() if ignore else [])
-        seen = {os.path.realpath(self._workspace.folder)}  # and every folder once: links may go round in circles
+        seen = {
+            os.path.realpath(self._workspace.folder),
+            os.path.realpath(code),
+        }  # and every folder once: links may go round in circles
         for parent, folders, names in os.walk(code, followlinks=True):
             below = os.path.relpath(parent, code)
             prefix = "" if below == "." else f"{below}/"
