@@ -10,6 +10,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails
 
+from penala.assets import parse
 from penala.errors import RecipeError, near
 from penala.inputs import PIPELINE, InputSpec, component_inputs, used_inputs
 
@@ -92,7 +93,9 @@ class _Part(BaseModel):
 class Conversations(_Part):
     """Which conversations, and what happens to rows that do not fit."""
 
-    train: str = Field(description="File, folder or glob of conversations, or hf://datasets/REPO/SPLIT")
+    train: str = Field(
+        description="File, folder or glob of conversations, hf://datasets/REPO/SPLIT, or a data asset azureml:NAME"
+    )
     validation: Split | None = None
     test: Split | None = None
     schema_: Literal["auto", "messages", "sharegpt", "alpaca", "prompt_completion"] = Field("auto", alias="schema")
@@ -106,8 +109,10 @@ class Conversations(_Part):
 
     @field_validator("train", "validation", "test")
     @classmethod
-    def _hub_addresses_are_whole(cls, value: str | None) -> str | None:
+    def _addresses_are_whole(cls, value: str | None) -> str | None:
         hub_address(value)
+        if value is not None and value.startswith("azureml:"):
+            parse(value, "data")
         return value
 
     @field_validator("validation", "test")

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from penala.cli.output import harmless, say, table
+from penala.cli.output import harmless, moment, say, table
 from penala.errors import UsageError
 
 SHOWN = 20  # findings printed for a person; --json and --out have them all
@@ -41,7 +41,7 @@ def _reading(command: Callable[..., None]) -> Callable[..., None]:
 
 @click.group()
 def command() -> None:
-    """Check conversations and look at their tokens."""
+    """Check conversations, look at their tokens, and keep files as data assets."""
 
 
 @command.command()
@@ -85,12 +85,10 @@ def report(workspace: str | None, /, paths: tuple[str, ...], out: Path | None, a
 
     Exit 0 whatever it finds: `penala data check` is the judge.
     """
-    from penala.workspace.client import locate
     from penala.workspace.data import report_data, report_text
 
     options["columns"] = _pairs(options["columns"])
-    cache = locate(workspace) / "cache"
-    figures = report_data(list(paths), cache=cache, page=out, progress=_progress(), **options)
+    figures = report_data(list(paths), workspace=workspace, page=out, progress=_progress(), **options)
     _put(json.dumps(figures, indent=2, ensure_ascii=False) if as_json else report_text(figures))
     if out is not None:
         say(f"the page is in {out}")
@@ -167,11 +165,10 @@ def tokens(workspace: str | None, /, path: Path, row: int, model: str, as_json: 
     """Show the tokens of one training row, the supervised ones marked, e.g. penala data tokens train.jsonl --row 17
     --model SmolLM2-135M-Instruct
     """
-    from penala.workspace.client import locate
     from penala.workspace.data import row_tokens
 
     options["columns"] = _pairs(options["columns"])
-    view = row_tokens(path, row, model, locate(workspace) / "cache", **options)
+    view = row_tokens(path, row, model, workspace, **options)
     if as_json:
         print(json.dumps(view, ensure_ascii=False))
     else:
@@ -236,3 +233,64 @@ def download(repo: str, as_json: bool, **options: Any) -> None:
 
 def _moved(got: dict[str, Any]) -> str:
     return "is there" if got["reused"] else f"{got['bytes_moved'] / 1e6:.1f} MB"
+
+
+@command.command()
+@click.argument("name")
+@click.option("--from", "source", metavar="PATH", required=True, help="A file or folder of yours")
+@click.option("--version", help="[default: the next whole number]")
+@click.option("--type", "type_", type=click.Choice(["uri_file", "uri_folder", "mltable"]), help="[default: what it is]")
+@click.option("--description")
+@click.option("--json", "as_json", is_flag=True, help="For machines")
+@click.pass_obj
+def add(workspace: str | None, /, name: str, source: str, version: str | None, as_json: bool, **options: Any) -> None:
+    """Keep a copy of PATH as a data asset, which jobs and recipes name as azureml:NAME:VERSION, e.g.
+    penala data add kopi --from train.jsonl
+
+    Adding the same content again makes no other version.
+    """
+    from penala.workspace.client import Workspace
+
+    about = {"description": options["description"]} if options["description"] else None
+    with Workspace.open(workspace, create=True) as opened:
+        row = opened.data.add(name, source, version, options["type_"], about)
+        asset = opened.data.describe(row)
+    print(json.dumps(asset, indent=2, ensure_ascii=False) if as_json else asset["id"])
+    say(f"it is kept as it is now, at {asset['path']}; `conversations.train: {asset['id']}` in a recipe names it")
+
+
+@command.command("list")
+@click.argument("name", required=False)
+@click.option("--json", "as_json", is_flag=True, help="For machines")
+@click.pass_obj
+def list_(workspace: str | None, name: str | None, as_json: bool) -> None:
+    """List the data assets, or the versions of NAME."""
+    from penala.workspace.client import Workspace
+
+    with Workspace.open(workspace) as opened:
+        rows = opened.data.list(name)
+    if as_json:
+        print(json.dumps(rows, indent=2, ensure_ascii=False))
+        return
+    header = ("name", "version", "type", "digest", "created", "description")
+    table(header, [[*_asset_cells(row), row.get("description")] for row in rows])
+
+
+def _asset_cells(row: dict[str, Any]) -> list[object]:
+    return [row["name"], row["version"], row["type"], row["digest"][:12], moment(row["created"])]
+
+
+@command.command()
+@click.argument("asset", metavar="NAME[:VERSION]")
+@click.option("--json", "as_json", is_flag=True, help="For machines")
+@click.pass_obj
+def asset(workspace: str | None, asset: str, as_json: bool) -> None:
+    """Show a data asset: where its files lie, their digest, the job that wrote them."""
+    from penala.workspace.client import Workspace
+
+    with Workspace.open(workspace) as opened:
+        shown = opened.data.describe(opened.data.get(asset))
+    if as_json:
+        print(json.dumps(shown, indent=2, ensure_ascii=False))
+        return
+    table(("field", "value"), [(key, moment(value) if key == "created" else value) for key, value in shown.items()])

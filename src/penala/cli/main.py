@@ -13,13 +13,14 @@ from penala.errors import PenalaError
 COMMANDS = {
     "run": "Take conversations to a tuned model behind an endpoint",
     "recipe": "Write, check and explain recipes",
-    "data": "Download, check, report and show conversations",
+    "data": "Conversations: download, check, show; data assets",
     "models": "Base models and tuned model versions",
     "jobs": "Follow, stop and read jobs",
     "endpoints": "Addresses that answer, their keys and traffic",
     "deployments": "Model versions behind an endpoint",
     "invoke": "Send one conversation to an endpoint",
     "chat": "Talk to an endpoint in the terminal",
+    "components": "What jobs are made of, penala's own and yours",
     "compute": "The machines that jobs run on",
     "workspace": "The folder that holds everything",
 }

@@ -31,12 +31,15 @@ def init(path: Path) -> None:
 @click.argument("recipe", type=click.Path(path_type=Path))
 @click.option("--set", "overrides", metavar="KEY=VALUE", multiple=True, help="Change a value, e.g. finetuning.lora_r=8")
 @click.option("--json", "as_json", is_flag=True, help="For machines")
-def show(recipe: Path, overrides: tuple[str, ...], as_json: bool) -> None:
+@click.pass_obj
+def show(workspace: str | None, recipe: Path, overrides: tuple[str, ...], as_json: bool) -> None:
     """Print every value that RECIPE runs with, and who set it: you, the model's publisher, penala or the component."""
     from penala.recipe import Recipe
+    from penala.workspace.models import existing
     from penala.workspace.run import explain
 
-    rows, notes = explain(Recipe.load(recipe, overrides))
+    with existing(workspace) as found:
+        rows, notes = explain(Recipe.load(recipe, overrides), found)
     if as_json:
         print(json.dumps([{"key": key, "value": value, "source": source} for key, value, source in rows], indent=2))
     else:
@@ -61,12 +64,15 @@ def schema() -> None:
 @click.argument("recipe", type=click.Path(path_type=Path))
 @click.option("--set", "overrides", metavar="KEY=VALUE", multiple=True, help="Change a value, e.g. finetuning.lora_r=8")
 @click.option("--json", "as_json", is_flag=True, help="For machines")
-def check(recipe: Path, overrides: tuple[str, ...], as_json: bool) -> None:
+@click.pass_obj
+def check(workspace: str | None, recipe: Path, overrides: tuple[str, ...], as_json: bool) -> None:
     """Check all that can be checked without loading a model: keys, values, files, every conversation."""
     from penala.recipe import Recipe
+    from penala.workspace.models import existing
     from penala.workspace.run import preflight
 
-    checked = preflight(Recipe.load(recipe, overrides))
+    with existing(workspace) as found:
+        checked = preflight(Recipe.load(recipe, overrides), found)
     if as_json:
         print(json.dumps({"status": "ok", "notes": checked.notes, "data": checked.data}, indent=2, ensure_ascii=False))
         return

@@ -59,12 +59,14 @@ def _run(
 ) -> dict[str, Any] | None:
     from penala.recipe import Recipe
     from penala.workspace.client import Workspace
+    from penala.workspace.models import existing
     from penala.workspace.run import evaluation_tables, preflight, submit
 
     recipe = Recipe.load(file, overrides)
     if not as_json:
         say(f"checking {file}")
-    checked = preflight(recipe)
+    with existing(workspace) as found:
+        checked = preflight(recipe, found)
     for note in checked.notes:
         say(note)
     if dry_run:

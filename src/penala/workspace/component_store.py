@@ -122,18 +122,13 @@ class ComponentStore:
 
     def show(self, name: str) -> dict[str, Any]:
         """Return a version's summary with all that its YAML says. Raises NotFound."""
-        return shown(self.get(name), self.list())
+        file = self.get(name)
+        return _shown(next(one for one in self.list() if one["path"] == str(file)))
 
     def _home(self, name: str = "") -> Path:
         home = self._workspace.folder / "components" / name
         home.mkdir(parents=True, exist_ok=True)
         return home
-
-
-def shown(file: Path, known: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return the summary, out of `known`, and the document of the component whose YAML is `file`."""
-    summary = next(one for one in known if one["path"] == str(file))
-    return summary | {"component": _load(file)}
 
 
 def list_components(path: str | Path | None) -> list[dict[str, Any]]:
@@ -142,6 +137,23 @@ def list_components(path: str | Path | None) -> list[dict[str, Any]]:
 
     with existing(path) as workspace:
         return workspace.components.list() if workspace else list(_shipped().values())
+
+
+def show_component(path: str | Path | None, name: str) -> dict[str, Any]:
+    """Return what `ComponentStore.show` does for the workspace at `path`; where there is none, of a shipped one."""
+    from penala.workspace.models import existing
+
+    with existing(path) as workspace:
+        if workspace is not None:
+            return workspace.components.show(name)
+    wanted, shipped = assets.parse(name, "components"), _shipped()
+    if wanted.name not in shipped:
+        raise assets.missing("component", wanted, set(shipped), [], shown_by="penala components list")
+    return _shown(shipped[wanted.name])
+
+
+def _shown(summary: dict[str, Any]) -> dict[str, Any]:
+    return summary | {"component": _load(Path(summary["path"]))}
 
 
 def _shipped() -> dict[str, dict[str, Any]]:

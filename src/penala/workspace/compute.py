@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 LOCAL = "local"
 TIERS = ("dedicated", "low_priority")
 BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16"})
-_NAME = re.compile(r"[A-Za-z][A-Za-z0-9-]{1,30}[A-Za-z0-9]")
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9-]{0,30}[A-Za-z0-9]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +118,7 @@ class Computes:
         from penala.workspace.sizes import find_size
 
         if _NAME.fullmatch(name) is None:
-            fix = "use 3 to 32 letters, digits and '-', a letter first and no '-' last"
+            fix = "use 2 to 32 letters, digits and '-', a letter first and no '-' last"
             raise UsageError("is no name of a compute", where=repr(name), fix=fix)
         if name.lower() == LOCAL:
             raise UsageError(f"{LOCAL} is this machine, and always there", fix="choose another name")
@@ -148,6 +148,18 @@ def list_computes(path: str | Path | None) -> list[dict[str, Any]]:
     with existing(path) as workspace:
         found = workspace.computes.list() if workspace else [local()]
         return [compute.to_dict() for compute in found]
+
+
+def show_compute(path: str | Path | None, name: str) -> dict[str, Any]:
+    """Return a compute of the workspace at `path`; where there is none, there is this machine. Raises NotFound."""
+    from penala.workspace.models import existing
+
+    with existing(path) as workspace:
+        if workspace is not None:
+            return workspace.computes.show(name).to_dict()
+    if name.removeprefix("azureml:").lower() != LOCAL:
+        raise NotFound(f"no compute is called {name!r}", fix="`penala compute create` makes one")
+    return local().to_dict()
 
 
 def list_sizes() -> list[dict[str, Any]]:

@@ -29,7 +29,7 @@ def row_tokens(
     path: Path,
     row: int,
     model: str,
-    cache: Path,
+    workspace: str | Path | None,
     *,
     schema: str = "auto",
     columns: Mapping[str, str] | None = None,
@@ -37,8 +37,8 @@ def row_tokens(
 ) -> list[dict[str, Any]]:
     """Return {"id", "text", "supervised"} of each token of the training row that record `row` (from 1) becomes.
 
-    `model` is what a recipe's base_model takes; its weights are fetched into `cache` when they are not there. `page` is
-    a file for the tokens as HTML.
+    `model` is what a recipe's base_model takes; it is looked up in `workspace`, and its weights are fetched into that
+    one's cache when they are not there. `page` is a file for the tokens as HTML.
     """
     from penala.conversations.show import rows_from
     from penala.tokens.chat_tokenizer import ChatTokenizer
@@ -51,7 +51,7 @@ def row_tokens(
     if judged.conversation is None:
         fix = f"`penala data show {shlex.quote(str(path))} --row {row}` says what is wrong with it"
         raise UsageError(f"record {row} is no good conversation", where=str(path), fix=fix)
-    tokenizer = ChatTokenizer.from_folder(_model_folder(model, cache))
+    tokenizer = ChatTokenizer.from_folder(_model_folder(model, workspace))
     view = token_view(tokenizer, judged.conversation)
     if page is not None:
         title = f"{judged.file}:{judged.line}, row {judged.row}, as {model} reads it"
@@ -65,7 +65,7 @@ def report_data(
     columns: Mapping[str, str],
     *,
     model: str | None,
-    cache: Path,
+    workspace: str | Path | None,
     max_seq_length: int | None = None,
     epochs: int = 1,
     page: Path | None = None,
@@ -85,7 +85,7 @@ def report_data(
         _require_writable(page)
     for path in paths:  # a path that is not there costs no model
         find_files(path)
-    meter = Meter(_model_folder(model, cache), model, max_seq_length) if model is not None else None
+    meter = Meter(_model_folder(model, workspace), model, max_seq_length) if model is not None else None
     collector = Collector()
 
     def take(judged: Judged) -> None:
@@ -168,11 +168,15 @@ def download_set(
     return about | {"splits": {name: asdict(got) for name, got in done.items()}}
 
 
-def _model_folder(model: str, cache: Path) -> Path:
-    from penala.basemodel.catalogue import resolve
+def _model_folder(model: str, workspace: str | Path | None) -> Path:
     from penala.basemodel.sources import obtain
+    from penala.workspace.base_models import resolve
+    from penala.workspace.client import locate
+    from penala.workspace.models import existing
 
-    return obtain(resolve(model), cache, lambda event: None)
+    with existing(workspace) as opened:
+        entry = resolve(opened, model)
+    return obtain(entry, locate(workspace) / "cache", lambda event: None)
 
 
 def _options(schema: str, columns: Mapping[str, str]) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from penala.assets import is_asset, parse
 from penala.errors import RecipeError
 from penala.inputs import PIPELINE
 from penala.workspace import base_models
@@ -35,32 +36,32 @@ class Preflight:
     sample: Any
 
 
-def preflight(recipe: "Recipe") -> Preflight:
+def preflight(recipe: "Recipe", workspace: "Workspace | None" = None) -> Preflight:
     """Check what can be checked without loading a model: names, values, files, every conversation.
 
-    Raises RecipeError or UsageError for a recipe that is refused, DataError for conversations, ModelError or NotFound
-    for the base model.
+    Assets that the recipe names are looked up in `workspace`. Raises RecipeError or UsageError for a recipe that is
+    refused, DataError for conversations, ModelError or NotFound for the base model or an asset.
     """
     from penala.evaluation.settings import parse
     from penala.recipe import resolve_finetuning
 
-    base = _base_model(recipe)
+    base = _base_model(recipe, workspace)
     settings, notes = resolve_finetuning(recipe.finetuning, base.model_defaults)
     parse(recipe.evaluation)
     for key, path in _files(recipe).items():
         if not path.is_file():
             raise RecipeError("no such file", where=f"{recipe.file}: {key}: {path}", fix="check the path")
     sample = _sample(recipe)
-    data = _check_data(recipe, notes)
+    data = _check_data(recipe, notes, workspace)
     _check_memory(base, settings)
     return Preflight(base, settings, notes, data, sample)
 
 
-def explain(recipe: "Recipe") -> tuple[list[tuple[str, Any, str]], list[str]]:
+def explain(recipe: "Recipe", workspace: "Workspace | None" = None) -> tuple[list[tuple[str, Any, str]], list[str]]:
     """Return (key, value, who set it) of everything that `recipe` runs with, and what to tell beside it."""
     from penala.recipe import resolve_finetuning
 
-    settings, notes = resolve_finetuning(recipe.finetuning, _base_model(recipe).model_defaults)
+    settings, notes = resolve_finetuning(recipe.finetuning, _base_model(recipe, workspace).model_defaults)
     rows: list[tuple[str, Any, str]] = []
     whole, given = recipe.model_dump(by_alias=True), recipe.model_dump(by_alias=True, exclude_unset=True)
     for part in ("base_model", "conversations", "finetuning", "evaluation", "settings", "model", "endpoint", "sample"):
@@ -133,7 +134,7 @@ def run(
 
     A run that was cut goes on where it stopped. The result's status says how it ended; a failed job raises nothing.
     """
-    name = submit(workspace, recipe, preflight(recipe), force_rerun=force_rerun, deploy=deploy)
+    name = submit(workspace, recipe, preflight(recipe, workspace), force_rerun=force_rerun, deploy=deploy)
     for event in workspace.jobs.follow(name, revive=True):
         if on_event is not None:
             on_event(event)
@@ -153,11 +154,11 @@ def _check_memory(base: "Entry", settings: list["Setting"]) -> None:
         raise RecipeError(what, where="base_model", fix="choose a smaller model, or run on a larger machine")
 
 
-def _base_model(recipe: "Recipe") -> "Entry":
-    from penala.basemodel.catalogue import FolderSource, resolve
+def _base_model(recipe: "Recipe", workspace: "Workspace | None") -> "Entry":
+    from penala.basemodel.catalogue import FolderSource
     from penala.basemodel.folder import check_folder
 
-    entry = resolve(recipe.base_model, folder=recipe.folder)
+    entry = base_models.resolve(workspace, recipe.base_model, recipe.folder)
     if isinstance(source := entry.sources[0], FolderSource):
         check_folder(Path(source.path))
     return entry
@@ -193,7 +194,17 @@ def _splits(recipe: "Recipe") -> dict[SplitName, str]:
     return {split: value for split, value in given.items() if value and value != "none" and share_of(value) is None}
 
 
-def _check_data(recipe: "Recipe", notes: list[str]) -> dict[str, dict[str, Any]]:
+def _place(recipe: "Recipe", workspace: "Workspace | None", path: str) -> Path:
+    """Return where a split lies: the file, folder or glob that the recipe names, or the files of a data asset."""
+    if not is_asset(path):
+        return recipe.path(path)
+    if workspace is None:
+        fix = f"`penala data add {parse(path, 'data').name} --from PATH` adds it"
+        raise RecipeError("there is no workspace that holds it", where=path, fix=fix)
+    return workspace.data.path(workspace.data.get(path))
+
+
+def _check_data(recipe: "Recipe", notes: list[str], workspace: "Workspace | None") -> dict[str, dict[str, Any]]:
     from penala.conversations.check import check, require
     from penala.recipe import hub_address
 
@@ -203,7 +214,9 @@ def _check_data(recipe: "Recipe", notes: list[str]) -> dict[str, dict[str, Any]]
             notes.append(f"{split}: {_look_up(address)}")
             continue
         settings = recipe.conversations
-        checked = check([recipe.path(path)], schema=settings.schema_, columns=settings.columns, keep=False)
+        checked = check(
+            [_place(recipe, workspace, path)], schema=settings.schema_, columns=settings.columns, keep=False
+        )
         require(checked, split=split, on_bad_row=settings.on_bad_row)
         found[split] = checked.as_dict()
     return found
@@ -262,7 +275,7 @@ def _one_path(workspace: "Workspace", recipe: "Recipe", path: str, report: Calla
 
     if (address := hub_address(path)) is not None:
         return str(fetch(address, workspace.cache, report))
-    place = recipe.path(path)
+    place = _place(recipe, workspace, path)
     if place.exists():
         return str(place)
     files = find_files(place).files
