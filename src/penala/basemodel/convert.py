@@ -13,7 +13,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from penala.basemodel.gguf_metadata import read_metadata
+from penala.basemodel.gguf_metadata import read_chat_metadata
 from penala.errors import ModelError
 
 FORMAT = 1  # counts up when the same GGUF gives another folder, so that caches start afresh
@@ -33,9 +33,7 @@ def convert(source: Path, out: Path) -> None:
     """
     import gguf
 
-    metadata = read_metadata(source)
-    if "tokenizer.chat_template" not in metadata:
-        raise ModelError("has no chat template", where=str(source), fix="use a GGUF file of an instruct or chat model")
+    metadata = read_chat_metadata(source)
     # transformers reads the file three times, each time with seconds for the vocabulary alone: let it read once
     gguf.GGUFReader = functools.cache(gguf.GGUFReader)
     out.mkdir(parents=True)

@@ -27,6 +27,14 @@ def read_metadata(path: Path) -> dict[str, Any]:
         raise ModelError("is no whole GGUF file", where=str(path), fix="fetch it again") from None
 
 
+def read_chat_metadata(path: Path) -> dict[str, Any]:
+    """Return what `read_metadata` does. Raises ModelError for a model that has no chat template, too."""
+    metadata = read_metadata(path)
+    if "tokenizer.chat_template" not in metadata:
+        raise ModelError("has no chat template", where=str(path), fix="use a GGUF file of an instruct or chat model")
+    return metadata
+
+
 def _scalar(file: BinaryIO, code: str) -> Any:
     return struct.unpack(f"<{code}", file.read(struct.calcsize(f"<{code}")))[0]
 

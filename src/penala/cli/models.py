@@ -1,4 +1,4 @@
-"""penala models list | show | fetch | download | lineage"""
+"""penala models list | show | add | fetch | download | lineage"""
 
 import json
 from pathlib import Path
@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from penala.cli.output import say, table
+from penala.errors import UsageError
 
 
 @click.group()
@@ -55,6 +56,54 @@ def _flat(shown: dict[str, Any], prefix: str = "") -> Any:
 
 
 @command.command()
+@click.argument("name")
+@click.option("--from", "source", metavar="SOURCE", required=True, help="A folder, a .gguf file or a hub id OWNER/NAME")
+@click.option("--version", help="[default: the next whole number]")
+@click.option("--registry", default="azureml", show_default=True, help="Part of its id; look-ups ignore it")
+@click.option("--task", help="[default: the tag task, else chat-completion]")
+@click.option(
+    "--tags", metavar="FILE", help="JSON object; what is no text becomes a Python literal, as Azure's SDK writes"
+)
+@click.option("--properties", metavar="FILE", help="JSON object, likewise")
+@click.option("--system-metadata", metavar="FILE", help="JSON object: where Azure keeps allow lists since 2026")
+@click.option("--finetune-config", metavar="FILE", help="JSON object that wins over the one in the model's folder")
+@click.option("--json", "as_json", is_flag=True, help="For machines")
+@click.pass_obj
+def add(workspace: str | None, /, name: str, source: str, version: str | None, as_json: bool, **about: Any) -> None:
+    """Add a base model of yours to the catalogue, which recipes and jobs then name, e.g.
+    penala models add kopi-base --from ./model --tags tags.json
+
+    Its files stay where they are. Adding the same again makes no other version.
+    """
+    from penala.workspace.client import Workspace
+
+    for key in ("tags", "properties", "system_metadata", "finetune_config"):
+        about[key] = None if about[key] is None else _json_object(about[key])
+    with Workspace.open(workspace, create=True) as opened:
+        entry = opened.models.add(name, source, version, report=_say_notes, **about)
+        shown = opened.models.show(entry.reference)
+    print(json.dumps(shown, indent=2, ensure_ascii=False) if as_json else entry.id)
+    say(f"`base_model: {entry.reference}` in a recipe names it; `penala models show {entry.reference}` shows it")
+
+
+def _json_object(file: str) -> dict[str, Any]:
+    try:
+        loaded = json.loads(Path(file).read_text(encoding="utf-8-sig"))
+    except FileNotFoundError:
+        raise UsageError("no such file", where=file, fix="check the path") from None
+    except ValueError as error:
+        raise UsageError(f"is no JSON: {error}", where=file) from None
+    if not isinstance(loaded, dict):
+        raise UsageError("holds no JSON object", where=file, fix='write {"name": value, ...}')
+    return loaded
+
+
+def _say_notes(event: dict[str, Any]) -> None:
+    if event["event"] == "note":
+        say(event["text"])
+
+
+@command.command()
 @click.argument("model", metavar="MODEL")
 @click.pass_obj
 def fetch(workspace: str | None, model: str) -> None:
@@ -63,7 +112,7 @@ def fetch(workspace: str | None, model: str) -> None:
     from penala.workspace.models import fetch_base
 
     with Workspace.open(workspace, create=True) as opened:
-        folder = fetch_base(opened, model, lambda event: say(event["text"]) if event["event"] == "note" else None)
+        folder = fetch_base(opened, model, _say_notes)
     print(folder)
 
 
@@ -76,7 +125,7 @@ def download(workspace: str | None, model: str, to: Path) -> None:
     from penala.workspace.client import Workspace
 
     with Workspace.open(workspace, create=True) as opened:
-        print(opened.models.download(model, to))
+        print(opened.models.download(model, to, _say_notes))
 
 
 @command.command()

@@ -169,14 +169,14 @@ def _facts(workspace: "Workspace", entry: "Entry", report: Report) -> dict[str, 
     """Return what the files of an entry tell: size, context, architecture, and the digest of all of them."""
     from penala.basemodel.catalogue import FolderSource, GgufSource, HubSource, MlflowSource
     from penala.basemodel.folder import count_parameters, read_json
-    from penala.basemodel.gguf_metadata import read_metadata
+    from penala.basemodel.gguf_metadata import read_chat_metadata
     from penala.basemodel.sources import obtain
 
     match entry.sources[0]:
         case HubSource():
             return {}
         case GgufSource(path):
-            metadata = read_metadata(Path(path))
+            metadata = read_chat_metadata(Path(path))
             kind = metadata.get("general.architecture")
             facts = {"model_type": kind, "context": metadata.get(f"{kind}.context_length")}
         case FolderSource() | MlflowSource():
