@@ -12,25 +12,112 @@ OURS = {
 STEPS = component_spec(PIPELINE)["jobs"]
 
 
-def test_the_pipeline_has_azures_69_inputs_and_ours_are_optional():
-    """Nothing of the contract is missing, and a document written for Azure needs none of ours."""
+def test_ours_are_optional():
+    """A document written for Azure needs none of them."""
     inputs = component_inputs(PIPELINE)
 
-    assert len(set(inputs) - OURS) == 69
     assert all(inputs[name].optional for name in OURS)
 
 
-@pytest.mark.parametrize(
-    ("name", "default"),
-    [
-        ("apply_lora", "false"), ("lora_r", 8), ("lora_alpha", 128), ("learning_rate", 2e-5), ("precision", "32"),
-        ("deepspeed_stage", "2"), ("save_total_limit", -1), ("max_seq_length", -1), ("batch_size", 1000),
-        ("instance_type_finetune", "Standard_nc24rs_v3"), ("compute_finetune", "serverless"), ("adam_epsilon", 1e-8),
-    ],
-)  # fmt: skip
-def test_defaults_are_azures(name, default):
-    """The YAML keeps Azure's defaults; penala's own are the recipe's matter."""
-    assert component_inputs(PIPELINE)[name].default == default
+# Azure ML's chat_completion_pipeline 0.0.82, one input a line: name, type, its default ("-": none), its least value
+# (>=) and its choices (|). Every one but task_name is optional.
+CONTRACT = """
+instance_type_model_import string Standard_d12_v2
+instance_type_preprocess string Standard_d12_v2
+instance_type_finetune string Standard_nc24rs_v3
+instance_type_model_evaluation string Standard_nc24rs_v3
+shm_size_finetune string 5g
+num_nodes_finetune integer 1 >=1
+number_of_gpu_to_use_finetuning integer 1 >=1
+huggingface_id string -
+pytorch_model_path custom_model -
+mlflow_model_path mlflow_model -
+finetune_config_path uri_file -
+trust_remote_code string false true|false
+task_name string ChatCompletion ChatCompletion
+batch_size integer 1000 >=1
+pad_to_max_length string false true|false
+max_seq_length integer -1
+train_file_path uri_file -
+validation_file_path uri_file -
+test_file_path uri_file -
+train_mltable_path mltable -
+validation_mltable_path mltable -
+test_mltable_path mltable -
+apply_lora string false true|false
+merge_lora_weights string true true|false
+lora_alpha integer 128
+lora_r integer 8
+lora_dropout number 0.0
+num_train_epochs integer 1 >=1
+max_steps integer -1
+per_device_train_batch_size integer 1 >=1
+per_device_eval_batch_size integer 1 >=1
+auto_find_batch_size string false true|false
+optim string adamw_torch adamw_torch|adafactor
+learning_rate number 2e-05
+warmup_steps integer 0
+weight_decay number 0.0
+adam_beta1 number 0.9
+adam_beta2 number 0.999
+adam_epsilon number 1e-08
+gradient_accumulation_steps integer 1
+eval_accumulation_steps integer -1
+lr_scheduler_type string linear linear|cosine|cosine_with_restarts|polynomial|constant|constant_with_warmup
+precision string 32 32|16
+seed integer 42
+enable_full_determinism string false true|false
+dataloader_num_workers integer 0
+ignore_mismatched_sizes string false true|false
+max_grad_norm number 1.0
+evaluation_strategy string epoch epoch|steps|disable
+evaluation_steps_interval number 0.0
+eval_steps integer 500
+logging_strategy string steps epoch|steps
+logging_steps integer 10
+metric_for_best_model string loss loss|f1|exact
+resume_from_checkpoint string false true|false
+save_total_limit integer -1
+apply_early_stopping string false true|false
+early_stopping_patience integer 1
+early_stopping_threshold number 0.0
+apply_deepspeed string false true|false
+deepspeed uri_file -
+deepspeed_stage string 2 2|3
+apply_ort string false true|false
+evaluation_config uri_file -
+evaluation_config_params string -
+compute_model_import string serverless
+compute_preprocess string serverless
+compute_finetune string serverless
+compute_model_evaluation string serverless
+"""
+
+
+@pytest.mark.parametrize("line", CONTRACT.strip().splitlines(), ids=lambda line: line.split()[0])
+def test_an_input_is_letter_for_letter_azures(line):
+    """Name, type, default, limits and choices are those of the contract."""
+    name, kind, default, *limits = line.split()
+    spec = component_inputs(PIPELINE)[name]
+
+    assert spec.type == kind
+    assert spec.default == (None if default == "-" else spec.parse(default))
+    assert spec.minimum == next((float(limit[2:]) for limit in limits if limit.startswith(">=")), None)
+    assert set(spec.enum) == next((set(limit.split("|")) for limit in limits if not limit.startswith(">=")), set())
+    assert spec.optional == (name != "task_name")
+
+
+def test_the_contract_is_all_of_azures_inputs_and_outputs():
+    """69 inputs and three outputs, evaluation_result among them, which Azure has commented out."""
+    named = {line.split()[0] for line in CONTRACT.strip().splitlines()}
+
+    assert len(named) == 69
+    assert named == set(component_inputs(PIPELINE)) - OURS
+    assert {name: declared["type"] for name, declared in component_spec(PIPELINE)["outputs"].items()} == {
+        "pytorch_model_folder": "uri_folder",
+        "mlflow_model_folder": "mlflow_model",
+        "evaluation_result": "uri_folder",
+    }
 
 
 @pytest.mark.parametrize("step", sorted(STEPS))
