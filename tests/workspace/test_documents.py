@@ -516,6 +516,23 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "instances": ({"command": "ls", "resources": {"instance_count": 0}}, "instance_count: is 0; use 1 or more"),
     "timeout": ({"command": "ls", "limits": {"timeout": -1}}, "timeout: is '-1'; write seconds"),
     "too long": ({"command": "ls ${{inputs.a}}", "inputs": {"a": "x" * 131072}}, "longer than 131071 bytes"),
+    "no value": ('command: ls ${{inputs.a}}\ninputs: {a: "\\0"}', "holds a NUL character"),
+    "all weights": (
+        {
+            "type": "pipeline",
+            "component": "azureml:chat_completion_pipeline@latest",
+            "inputs": {"train_file_path": {"path": "words.txt"}, "catalogue_model": "SmolLM2-135M-Instruct"},
+        },
+        "chat_completion_finetune.apply_lora: training all weights cannot run yet; set apply_lora to true",
+    ),
+    "not honoured": (
+        {
+            "type": "pipeline",
+            "component": "azureml:chat_completion_pipeline:0.1.0",
+            "inputs": {"train_file_path": {"path": "words.txt"}, "apply_lora": "true", "optim": "adafactor"},
+        },
+        "inputs.optim: cannot be honoured yet; leave it out; only its default, adamw_torch, runs",
+    ),
     "both": ({"type": "pipeline", "component": "./count.yml", "jobs": {"a": count()}}, "both `jobs` and `component`"),
 }
 

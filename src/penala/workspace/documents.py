@@ -97,6 +97,21 @@ def read_job(
     return _Document(workspace, document, place, report).read()
 
 
+def submit_job(workspace: Workspace, document: JobDocument) -> str:
+    """Make the job of a document, start it and return its name. Raises UsageError for a name that a job has."""
+    name = workspace.jobs.submit(
+        document.plan,
+        document.tail,
+        display_name=document.display_name,
+        force_rerun=document.force_rerun,
+        continue_unfinished=False,
+        name=document.name,
+        about=document.about,
+    )
+    workspace.jobs.start(name)
+    return name
+
+
 def _changed(document: dict[str, Any], changes: Sequence[str]) -> dict[str, Any]:
     """Return the document with its --set options done."""
     for change in changes:

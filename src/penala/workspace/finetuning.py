@@ -59,7 +59,7 @@ def plan_finetuning(
         }
     )
     try:
-        checked = preflight(recipe)
+        checked = preflight(recipe, workspace)
     except (NotFound, RecipeError) as error:  # the document names what cannot be had or run
         where = place.at("model") if isinstance(error, NotFound) else place
         what = f"{error.where}: {error.what}" if error.where else error.what
