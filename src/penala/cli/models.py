@@ -1,6 +1,7 @@
-"""penala models list | show | add | fetch | download | lineage"""
+"""penala models list | show | add | fetch | download | verify | explain | lineage"""
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,11 @@ def _flat(shown: dict[str, Any], prefix: str = "") -> Any:
         if isinstance(value, dict):
             yield from _flat(value, f"{prefix}{key}.")
         else:
-            yield f"{prefix}{key}", ", ".join(map(str, value)) if isinstance(value, list) else value
+            yield f"{prefix}{key}", ", ".join(map(_text, value)) if isinstance(value, list | tuple) else value
+
+
+def _text(value: Any) -> str:
+    return " ".join(map(str, value.values())) if isinstance(value, dict) else str(value)
 
 
 @command.command()
@@ -137,3 +142,42 @@ def lineage(workspace: str | None, model: str) -> None:
 
     with Workspace.open(workspace) as opened:
         print(opened.models.lineage(model))
+
+
+@command.command()
+@click.argument("model", metavar="NAME:VERSION")
+@click.option("--json", "as_json", is_flag=True, help="For machines")
+@click.pass_obj
+def verify(workspace: str | None, model: str, as_json: bool) -> None:
+    """Read every byte of a version and say whether it is what was registered; exit 1 when it is not.
+
+    The template lock of a tuned version is checked too.
+    """
+    from penala.workspace.client import Workspace
+
+    with Workspace.open(workspace) as opened:
+        found = opened.models.verify(model)
+    if as_json:
+        print(json.dumps(found, indent=2, ensure_ascii=False))
+    for problem in found["problems"]:
+        say(f"error: {found['model']}: {problem}")
+    if found["ok"]:
+        say(f"{found['model']} is what was registered")
+    sys.exit(0 if found["ok"] else 1)
+
+
+@command.command()
+@click.argument("model", metavar="NAME:VERSION")
+@click.option("--json", "as_json", is_flag=True, help="For machines: everything, the recipe's text and packages too")
+@click.pass_obj
+def explain(workspace: str | None, model: str, as_json: bool) -> None:
+    """Say what a version was made of, and the command that makes it again."""
+    from penala.workspace.client import Workspace
+    from penala.workspace.provenance import explained
+
+    with Workspace.open(workspace) as opened:
+        found = opened.models.explain(model)
+    if as_json:
+        print(json.dumps(found, indent=2, ensure_ascii=False))
+        return
+    table(("field", "value"), list(_flat(found) if "sources" in found else explained(found)))

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from penala import assets
 from penala.errors import NotFound, UsageError, WorkspaceError, near
 from penala.workspace import base_models, provenance
+from penala.workspace.manifest import write_manifest
 from penala.workspace.store import LineageRow, ModelRow, Store, explain
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ def register(
     path = f"artifacts/{digest}"
     if not (store.path.parent / path).exists():
         raise WorkspaceError(f"there is no artifact {digest}", where=f"{name}:{version or 'next'}")
+    write_manifest(store.path.parent, digest)
     with store.transaction():
         known = store.find(ModelRow, name=name)
         same = [row for row in known if row.digest == digest and version in (None, row.version)]
@@ -170,6 +172,14 @@ class Models:
         """Draw what a version was made from; see `provenance.lineage`."""
         return provenance.lineage(self._workspace, reference)
 
+    def verify(self, reference: str) -> dict[str, Any]:
+        """Say whether a version's files are what was registered; see `provenance.verify`."""
+        return provenance.verify(self._workspace, reference)
+
+    def explain(self, reference: str) -> dict[str, Any]:
+        """Say what a version was made of; see `provenance.explain`."""
+        return provenance.explain(self._workspace, reference)
+
     def find(self, reference: str) -> "ModelRow | Entry":
         """Return the tuned version, else the base model, that `reference` names; in a registry, the base model first.
 
@@ -206,7 +216,8 @@ def _base_summary(entry: "Entry") -> dict[str, Any]:
 
 
 def _base_shown(entry: "Entry") -> dict[str, Any]:
-    return _base_summary(entry) | entry.to_dict() | {"model_defaults": entry.model_defaults}
+    shown = _base_summary(entry) | entry.to_dict() | {"model_defaults": entry.model_defaults}
+    return {name: value for name, value in shown.items() if name != "description"}  # it is `about`
 
 
 def _tuned_summary(row: ModelRow) -> dict[str, Any]:
