@@ -103,7 +103,7 @@ def test_another_template_is_found_by_the_lock(workspace, kopi):
 
     names = ["components/tokenizer/tokenizer_config.json", "model/tokenizer_config.json"]
     assert problems[:2] == [f"{name} has changed" for name in names]
-    assert "golden rendering 1 " in problems[2]
+    assert "golden rendering 2 differs at token 19" in problems[2]
 
 
 def test_a_version_without_its_manifest_is_still_checked_as_a_whole(workspace, kopi):
