@@ -64,6 +64,8 @@ def test_the_template_is_a_recipe(tmp_path):
         ({"endpoint": {"name": "a_b"}}, r"endpoint.name"),
         ({"sample": {"file": "x"}}, r"sample is scored at the endpoint; add `endpoint"),
         ({"base_model": 3}, r"recipe.yaml:1: base_model: name a base model"),
+        ({"azureml": {"subscription_id": "x"}}, r"azureml: no resource_group and no workspace_name; give all three"),
+        ({"azureml": {"compute": {"name": "a_b", "size": "x"}}}, r"azureml.compute.name"),
     ],
 )
 def test_a_refused_recipe_names_the_line_the_key_and_the_way_out(tmp_path, changes, message):

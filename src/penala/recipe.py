@@ -168,6 +168,37 @@ class Sample(_Part):
         return self
 
 
+class AzureCompute(_Part):
+    """The cluster of the Azure ML workspace that tunes; made when it is not there."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9-]{0,30}[A-Za-z0-9]$")]
+    size: str = Field(description="Such as Standard_NC24ads_A100_v4; `penala compute sizes` lists them")
+    min_instances: int = Field(0, ge=0)
+    max_instances: int = Field(1, ge=1)
+    idle_seconds: int = Field(120, ge=0, description="Before an idle node is given back")
+    tier: Literal["dedicated", "low_priority"] = "dedicated"
+
+
+class AzureML(_Part):
+    """Where `--on azureml` runs the recipe. Without the three names, the nearest config.json says which workspace."""
+
+    subscription_id: str | None = None
+    resource_group: str | None = None
+    workspace_name: str | None = None
+    compute: AzureCompute | None = None
+    instance_type: str | None = Field(None, description="Size of the machine that the deployment runs on")
+    instance_count: int = Field(1, ge=1)
+    allow_retired: bool = Field(False, description="Whether a model or a size that Azure has retired may be tried")
+
+    @model_validator(mode="after")
+    def _whole_or_no_target(self) -> "AzureML":
+        names = ("subscription_id", "resource_group", "workspace_name")
+        missing = [name for name in names if getattr(self, name) is None]
+        if missing and len(missing) < len(names):
+            raise ValueError(f"no {' and no '.join(missing)}; give all three names of the workspace or none")
+        return self
+
+
 class Recipe(_Part):
     """A whole recipe; `folder` is where its relative paths start."""
 
@@ -181,6 +212,7 @@ class Recipe(_Part):
     model: RegisteredModel | None = None
     endpoint: Endpoint | None = None
     sample: Sample | None = None
+    azureml: AzureML | None = None
 
     _folder: Path = Path()
     _file: Path = Path()
