@@ -11,9 +11,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from penala.workspace.store import DigestRow, Store
+from penala.workspace.store import DigestRow, EventRow, Store
 
 REMEMBERED_BYTES = 1 << 20  # smaller files are hashed faster than they are looked up
+ENVIRONMENT = "environment"  # subject of an event: the environment id that jobs are made with since then
+COMPILED = "__pycache__"
+CLAIM = "artifact claimed"  # subject of an event
+CLAIM_S = 3600.0  # how long a claim holds; what is younger than this is nobody's to remove
 _UNSETTLED_S = 2.0  # a file written this recently may change again within the resolution of its time stamp
 _NOT_IN_STEPS = frozenset({"workspace", "cli", "studio", "azure", "__pycache__"})  # entry modules cannot import these
 
@@ -31,19 +35,24 @@ def digest_file(path: Path) -> str:
 
 
 def digest_of(path: Path, digest_one: Callable[[Path], str] = digest_file) -> str:
-    """Return the digest of a file (its SHA-256) or of a folder (its files' relative paths and bytes, nothing else)."""
+    """Return the digest of a file (its SHA-256) or of a folder: its files' relative paths and bytes, nothing else.
+
+    What Python compiles beside a module is no part of it: it appears whenever one is imported, and holds a time.
+    """
     if not path.is_dir():
         return digest_one(path)
     return digest(["folder/1", [[name, digest_one(path / name)] for name in file_names(path)]])
 
 
 def file_names(folder: Path) -> list[str]:
-    """List the relative paths of all files below a folder, sorted."""
+    """List the relative paths of all files below a folder, sorted, without what Python compiles."""
     return sorted(os.path.relpath(file, folder) for file in _walk(folder))
 
 
 def _walk(folder: Path) -> Iterator[str]:
-    for parent, _, names in os.walk(folder):
+    for parent, folders, names in os.walk(folder):
+        if COMPILED in folders:
+            folders.remove(COMPILED)
         for name in names:
             yield os.path.join(parent, name)
 
@@ -71,6 +80,15 @@ class Digests:
         if time.time() - status.st_mtime > _UNSETTLED_S:
             self._store.insert(DigestRow(name, stamp, found), replace=True)
         return found
+
+
+def claim(store: Store, found: str) -> bool:
+    """Tell whether the artifact of a digest is there; if so, it stays for an hour, even if no row names it.
+
+    For whoever is about to name it in a row of his own, in another transaction than this question.
+    """
+    store.insert(EventRow(CLAIM, found))
+    return (store.path.parent / "artifacts" / found).exists()
 
 
 def sync_files(files: Iterable[Path]) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import penala
 from penala.errors import WorkspaceError
 from penala.workspace import shim
-from penala.workspace.store import Store, explain
+from penala.workspace.store import EventRow, Store, explain
 from penala.workspace.supervisor import ensure_if_needed
 
 if TYPE_CHECKING:
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 FOLDER_NAME = ".penala"
 VARIABLE = "PENALA_WORKSPACE"
-COUNTED = ("jobs", "models", "endpoints")
 
 
 class Workspace:
@@ -38,14 +37,14 @@ class Workspace:
         Only with `create` is a missing one made. What keeps its endpoints up is started where it was killed. Raises
         WorkspaceError when there is none, or none can be made or used.
         """
-        folder = locate(path)
+        folder = locate(path) if create else require(path)
         database = folder / "penala.db"
-        if not create and not database.exists():
-            raise WorkspaceError("there is no workspace", where=str(folder), fix="`penala run RECIPE` makes one")
         try:
             if create:
                 _make(folder, new=not database.exists())
             opened = cls(folder, Store(database, create=create))
+            if create:
+                _note_environment(opened.store)
             ensure_if_needed(folder)
             return opened
         except OSError as error:
@@ -100,10 +99,16 @@ class Workspace:
         return run(self, recipe, **options)
 
     def status(self) -> dict[str, Any]:
-        """Return where the workspace lies, what it holds, and the bytes of each of its folders."""
-        counted = {name: self.store.sql(f"select count(*) from {name}")[0][0] for name in COUNTED}
-        sizes = {path.name: _bytes(path) for path in sorted(self.folder.iterdir())}
-        return {"folder": str(self.folder), **counted, "bytes": sizes}
+        """Return what the workspace holds, what its disk is used for, and what can go."""
+        from penala.workspace.upkeep import status
+
+        return status(self.store, self.folder)
+
+    def collect(self, *, older_than_days: float | None = None, dry_run: bool = False) -> dict[str, Any]:
+        """Remove what nothing needs; see `penala.workspace.upkeep.collect`."""
+        from penala.workspace.upkeep import collect
+
+        return collect(self.store, self.folder, older_than_days=older_than_days, dry_run=dry_run)
 
     @property
     def artifacts(self) -> Path:
@@ -138,10 +143,12 @@ def locate(path: str | Path | None = None) -> Path:
     return (here / FOLDER_NAME).resolve()
 
 
-def _bytes(path: Path) -> int:
-    """Return the bytes of a file or of all files of a folder; a file with several names counts once."""
-    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
-    return sum({(status.st_dev, status.st_ino): status.st_size for status in map(os.stat, files)}.values())
+def require(path: str | Path | None = None) -> Path:
+    """Return the folder that `locate` finds; raise WorkspaceError when no workspace is there."""
+    folder = locate(path)
+    if not (folder / "penala.db").exists():
+        raise WorkspaceError("there is no workspace", where=str(folder), fix="`penala run RECIPE` makes one")
+    return folder
 
 
 def _make(folder: Path, *, new: bool) -> None:
@@ -156,3 +163,12 @@ def _make(folder: Path, *, new: bool) -> None:
     if not config.exists():
         name = folder.parent.name if folder.name == FOLDER_NAME else folder.name
         shim.write_json(config, {"workspace_name": name or "penala", "penala": penala.__version__})
+
+
+def _note_environment(store: Store) -> None:
+    """Record since when jobs are made with this Python, for `penala workspace doctor`."""
+    from penala.workspace.artifacts import ENVIRONMENT, environment_id
+
+    last = store.find(EventRow, subject=ENVIRONMENT, order="at desc", limit=1)
+    if not last or last[0].text != environment_id():
+        store.insert(EventRow(ENVIRONMENT, environment_id()))
