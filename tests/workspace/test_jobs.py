@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -462,3 +463,34 @@ def test_a_list_reads_no_plans(workspace: Workspace, two_steps: TwoSteps) -> Non
     workspace.store.sql("update jobs set spec = 'not to be read'")
 
     assert [job.status for job in workspace.jobs.list()] == ["Queued"]
+
+
+def test_a_job_may_be_named_and_described(workspace: Workspace, two_steps: TwoSteps) -> None:
+    """A name is used once; what is said of a job stands in `show`, and its kind is that of its plan."""
+    jobs = workspace.jobs
+    plan = replace(two_steps(), kind="command")
+    about = {"experiment_name": "letters", "tags": {"a": "b"}, "document": {"command": "..."}}
+    name = jobs.submit(plan, NO_TAIL, name="mine", about=about, continue_unfinished=False)
+    shown = jobs.show(name)
+
+    assert (name, shown["type"], shown["jobs"]) == ("mine", "command", [])
+    assert (shown["experiment_name"], shown["tags"]) == ("letters", {"a": "b"})
+    assert "document" not in shown
+    with pytest.raises(UsageError, match="mine: a job has this name already"):
+        jobs.submit(plan, NO_TAIL, name="mine", continue_unfinished=False)
+
+
+def test_a_job_runs_once_more_as_a_new_one(workspace: Workspace, two_steps: TwoSteps) -> None:
+    """With all that was said of it; unchanged steps are reused unless it is forced."""
+    jobs = workspace.jobs
+    first = run(jobs, two_steps(), display_name="Letters", about={"description": "two steps"})
+    again, forced = jobs.rerun(first), jobs.rerun(first, force=True)
+    drive(jobs, again)
+    drive(jobs, forced)
+
+    assert len({first, again, forced}) == 3
+    assert (jobs.row(again).display_name, jobs.row(again).about) == ("Letters", {"description": "two steps"})
+    assert statuses(jobs, again) == {"write": "reused", "join": "reused"}
+    assert statuses(jobs, forced) == {"write": "Completed", "join": "Completed"}
+    with pytest.raises(NotFound, match="there is no job"):
+        jobs.rerun("nothing")

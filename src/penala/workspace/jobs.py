@@ -7,7 +7,7 @@ import secrets
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,10 +47,13 @@ class Jobs:
         display_name: str | None = None,
         force_rerun: bool = False,
         continue_unfinished: bool = True,
+        name: str | None = None,
+        about: Mapping[str, Any] | None = None,
     ) -> str:
-        """Make a job, not yet started, and return its name.
+        """Make a job, not yet started, and return its name; raise UsageError when `name` is that of another job.
 
-        With `continue_unfinished` it is the latest job of the same plan and tail, unless that one is Completed.
+        With `continue_unfinished` it is the latest job of the same plan and tail, unless that one is Completed. `about`
+        is what is said of the job beside what it runs: experiment_name, description, tags, properties.
         """
         spec = {"plan": plan.to_json(), "tail": tail.to_json(), "force_rerun": force_rerun}
         identity = digest(["job/1", plan.digest, spec["tail"], force_rerun])
@@ -59,11 +62,28 @@ class Jobs:
             if known is not None:
                 return known
             display_name = display_name or plan.display_name
-            name = _new_name(display_name)
-            self.store.insert(JobRow(name, display_name, "pipeline", "Queued", spec, identity, created=time.time()))
+            if name is not None and self.store.get(JobSummary, name=name) is not None:
+                raise UsageError("a job has this name already", where=name, fix="choose another name")
+            name = name or _new_name(display_name)
+            more = {"created": time.time(), "about": dict(about) if about else None}
+            self.store.insert(JobRow(name, display_name, plan.kind, "Queued", spec, identity, **more))
             for position, step in enumerate(plan.steps):
                 self.store.insert(StepRow(name, step.name, position))
         return name
+
+    def rerun(self, name: str, *, force: bool = False) -> str:
+        """Make a new job of what a job runs, not yet started, and return its name; with `force` it reuses nothing."""
+        from penala.workspace.tail import Tail
+
+        row = self.row(name)
+        return self.submit(
+            Plan.from_json(row.spec["plan"]),
+            Tail.from_json(row.spec["tail"]),
+            display_name=row.display_name,
+            force_rerun=force or bool(row.spec["force_rerun"]),
+            continue_unfinished=False,
+            about=row.about,
+        )
 
     def find_unfinished(self, identity: str) -> str | None:
         """Return the latest job with this `plan_digest`, unless there is none or it is Completed."""
@@ -201,7 +221,6 @@ class Jobs:
         """Return a job as `penala jobs show --json` prints it."""
         row = self.row(name)
         plan = Plan.from_json(row.spec["plan"])
-        titles = self.titles(name)
         return {
             "name": row.name,
             "display_name": row.display_name,
@@ -211,25 +230,30 @@ class Jobs:
             "started": row.started,
             "ended": row.ended,
             "error": row.error,
+            **{key: value for key, value in (row.about or {}).items() if key != "document"},
             "outputs": {
                 output: {"type": plan.output_type(output), "path": str(path) if path else None}
                 for output, path in self.outputs(name).items()
             },
-            "jobs": [
-                {
-                    "name": step.name,
-                    "display_name": titles[step.name],
-                    "status": step.status,
-                    "reused": step.reused_from is not None,
-                    "reused_from": step.reused_from,
-                    "attempt": step.attempt,
-                    "started": step.started,
-                    "ended": step.ended,
-                    "error": step.error,
-                }
-                for step in self.steps(name)
-            ],
+            "jobs": [] if row.kind == "command" else self._children(name, plan),
         }
+
+    def _children(self, name: str, plan: Plan) -> Sequence[dict[str, Any]]:
+        titles = {step.name: step.display_name for step in plan.steps}
+        return [
+            {
+                "name": step.name,
+                "display_name": titles[step.name],
+                "status": step.status,
+                "reused": step.reused_from is not None,
+                "reused_from": step.reused_from,
+                "attempt": step.attempt,
+                "started": step.started,
+                "ended": step.ended,
+                "error": step.error,
+            }
+            for step in self.steps(name)
+        ]
 
     def titles(self, name: str) -> dict[str, str]:
         """Return what each step of a job is called for a person."""
@@ -277,7 +301,8 @@ class Jobs:
         """Return the result of a run: what ended how, with the figures of its steps; what did not run is None."""
         row = self.row(name)
         done = row.result or {}
-        figures = {step.name: step.figures or {} for step in self.steps(name) if step.status == "Completed"}
+        components = {step["name"]: step["component"] for step in row.spec["plan"]["steps"]}
+        figures = {components[step.name]: step.figures or {} for step in self.steps(name) if step.status == "Completed"}
         model, endpoint = done.get("register"), done.get("deploy")
         return {
             "event": "result",
