@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from penala import assets
 from penala.errors import UsageError
-from penala.workspace.artifacts import digest_of, file_names, sync_files
+from penala.workspace.artifacts import claim, digest_of, file_names, sync_files
 from penala.workspace.store import DataRow, explain
 
 if TYPE_CHECKING:
@@ -123,9 +123,8 @@ class DataAssets:
                 shutil.copyfile(source, content)
             sync_files(copy / name for name in file_names(copy))
             digest, found = digest_of(copy), digest_of(content)
-            home = artifacts / digest
-            if not home.exists():
-                copy.rename(home)
+            if not claim(self._store, digest):
+                copy.rename(artifacts / digest)
         return f"artifacts/{digest}{'' if source.is_dir() else f'/{source.name}'}", found
 
 
