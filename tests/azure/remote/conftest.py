@@ -1,0 +1,67 @@
+"""A fake Azure that the real MLClient of a test talks to."""
+
+import importlib.util
+import json
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("azure.ai.ml", reason="needs penala[azure]")
+
+
+def pytest_configure(config):
+    """Let the SDK use what its own dependencies discourage; our code stays under warnings as errors."""
+    config.addinivalue_line("filterwarnings", "ignore::marshmallow.warnings.RemovedInMarshmallow4Warning")
+
+
+FAKE = Path(__file__).parents[1] / "fake"
+
+
+def _load_fake() -> None:
+    """Make the folder fake/ importable as fake_azure."""
+    file, places = FAKE / "__init__.py", [str(FAKE)]
+    spec = importlib.util.spec_from_file_location("fake_azure", file, submodule_search_locations=places)
+    assert spec is not None
+    assert spec.loader is not None
+    module = sys.modules["fake_azure"] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+
+
+_load_fake()
+
+
+@pytest.fixture
+def azure(tmp_path, monkeypatch):
+    """A fake Azure with one base model, reached by whatever a test starts. A request that it does not know fails it."""
+    from fake_azure import TENANT, FakeAzure, contents
+
+    folder = tmp_path / "authority"
+    folder.mkdir()
+    fake = FakeAzure(folder)
+    tags = contents.allowed(contents.A100) | {"model_specific_defaults": str(contents.DEFAULTS)}
+    fake.models = {"Phi-4": {"7": contents.registry_model(tags, {"finetune-min-sku-spec": "24|1|220|64"})}}
+    fake.components = {"chat_completion_pipeline": {"0.0.82": contents.azures_pipeline()}}
+    fake.sizes, fake.usages = contents.SIZES, contents.USAGES
+    signed_in = {"AZURE_TENANT_ID": TENANT, "AZURE_CLIENT_ID": "tester", "AZURE_CLIENT_SECRET": "secret"}
+    about = {"AZURE_ML_DISABLE_ON_DISK_CACHE": "true", "HOME": str(tmp_path)}
+    for name, value in (fake.proxy.environment | signed_in | about).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)  # Azure is asked every few seconds
+    yield fake
+    fake.proxy.close()
+    assert not fake.proxy.unknown
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """A working folder with a config.json of the fake workspace."""
+    from fake_azure import GROUP, SUBSCRIPTION, WORKSPACE
+
+    folder = tmp_path / "work"
+    folder.mkdir()
+    names = {"subscription_id": SUBSCRIPTION, "resource_group": GROUP, "workspace_name": WORKSPACE}
+    (folder / "config.json").write_text(json.dumps(names), encoding="utf-8")
+    monkeypatch.chdir(folder)
+    return folder
