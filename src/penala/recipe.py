@@ -216,6 +216,7 @@ class Recipe(_Part):
 
     _folder: Path = Path()
     _file: Path = Path()
+    _overrides: tuple[str, ...] = ()
 
     @field_validator("base_model", mode="before")
     @classmethod
@@ -239,6 +240,11 @@ class Recipe(_Part):
     def file(self) -> Path:
         """The recipe's own file."""
         return self._file
+
+    @property
+    def overrides(self) -> tuple[str, ...]:
+        """What was given as KEY=VALUE beside the file."""
+        return self._overrides
 
     @property
     def model_name(self) -> str:
@@ -272,7 +278,7 @@ class Recipe(_Part):
             recipe = cls.model_validate(data)
         except ValidationError as error:
             raise _translate(error.errors(), file, lines) from None
-        recipe._folder, recipe._file = file.absolute().parent, file.absolute()
+        recipe._folder, recipe._file, recipe._overrides = file.absolute().parent, file.absolute(), tuple(overrides)
         problems = [_located(problem, file, lines) for problem in finetuning_problems(recipe.finetuning)]
         if problems:
             raise _joined(problems)

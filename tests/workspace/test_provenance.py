@@ -43,7 +43,10 @@ def job(workspace, kopi, tmp_path):
         {"name": name, "component": name, "version": "1", "code": code, "inputs": inputs}
         for name, inputs, code, _ in steps
     ]
-    about = {"command": "penala run recipe.yaml --set finetuning.lora_r=8", "recipe": {"text": "base_model: x"}}
+    about = {
+        "command": "penala run recipe.yaml --set finetuning.lora_r=8",
+        "recipe": {"file": str(tmp_path / "r.yaml"), "text": "x: 1"},
+    }
     spec = {"plan": {"steps": plan}}
     workspace.store.insert(JobRow("brisk", "kopi", "pipeline", "Completed", spec, "p", 1.0, about=about))
     for position, (name, _, _, out) in enumerate(steps):
@@ -144,7 +147,7 @@ def test_explain_says_what_a_version_was_made_of(workspace, kopi, job):
     assert found["rows"] == {"rows": {"in": 1}}
     assert found["settings"]["chat_completion_finetune"] == {"lora_r": "8"}
     assert found["command"] == "penala run recipe.yaml --set finetuning.lora_r=8"
-    assert found["recipe"] == {"text": "base_model: x"}
+    assert (found["recipe"]["text"], found["recipe"]["now"]) == ("x: 1", "gone")
     assert found["environment"]["packages"]
     text = dict(explained(found))
     assert text["train_file_path"].startswith("rows:1  ")

@@ -137,9 +137,22 @@ def _of_job(workspace: "Workspace", job: JobRow) -> dict[str, Any]:
             for name, step in steps.items()
             if name in rows
         ],
-        "recipe": about.get("recipe"),
+        "recipe": _recipe_of(about.get("recipe")),
         "command": about.get("command") or f"penala jobs rerun {job.name} --force-rerun",
     }
+
+
+def _recipe_of(kept: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """Return the recipe's file and text as they were, and whether the file is the same today."""
+    if kept is None:
+        return None
+    file = Path(kept["file"])
+    same = file.is_file() and file.read_text(encoding="utf-8") == kept["text"]
+    return {**kept, "now": _today(file, same=same)}
+
+
+def _today(path: Path, *, same: bool) -> str:
+    return "unchanged" if same else "changed since" if path.exists() else "gone"
 
 
 def _base_of(steps: Iterable[Mapping[str, Any]]) -> str | None:
@@ -160,9 +173,8 @@ def _files_of(workspace: "Workspace", steps: Iterable[Mapping[str, Any]]) -> Ite
         value["path"]: (name, value) for step in steps for name, value in step["inputs"].items() if "path" in value
     }
     for path, (name, value) in inputs.items():
-        there = Path(path).exists()
-        same = there and workspace.jobs.digests(Path(path)) == value["digest"]
-        now = "unchanged" if same else "changed since" if there else "gone"
+        same = Path(path).exists() and workspace.jobs.digests(Path(path)) == value["digest"]
+        now = _today(Path(path), same=same)
         yield {"input": name, "path": path, "digest": value["digest"], "asset": assets.get(path), "now": now}
 
 
@@ -188,6 +200,8 @@ def explained(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             "environment",
             f"{_short(environment['id'])}  Python {environment['python']}, {packages} (--json lists them)",
         )
+    if recipe := found.get("recipe"):
+        yield "recipe", f"{recipe['file']}  {recipe['now']} (--json has its text)"
     yield "job", found["job"] or "-"
     yield "again", found["command"] or "-"
 

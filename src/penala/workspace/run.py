@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -96,9 +97,18 @@ def submit(
     """
     plan, tail = plan_recipe(workspace, recipe, checked, deploy=deploy, report=report)
     forced = force_rerun or recipe.settings.force_rerun
-    name = workspace.jobs.submit(plan, tail, display_name=recipe.model_name, force_rerun=forced)
+    about = _about(workspace, recipe, deploy=deploy)
+    name = workspace.jobs.submit(plan, tail, display_name=recipe.model_name, force_rerun=forced, about=about)
     workspace.jobs.start(name)
     return name
+
+
+def _about(workspace: "Workspace", recipe: "Recipe", *, deploy: bool) -> dict[str, Any]:
+    """Return what `penala models explain` tells of the recipe: its text as it is now, and the command that runs it."""
+    flags = [flag for change in recipe.overrides for flag in ("--set", change)] + ([] if deploy else ["--no-deploy"])
+    command = ["penala", "--workspace", str(workspace.folder), "run", str(recipe.file), *flags]
+    text = recipe.file.read_text(encoding="utf-8") if recipe.file.is_file() else None
+    return {"recipe": {"file": str(recipe.file), "text": text}, "command": shlex.join(command)}
 
 
 def plan_recipe(

@@ -1,0 +1,67 @@
+import json
+import shlex
+
+import pytest
+import yaml
+
+from penala.recipe import Recipe
+from penala.workspace.run import preflight, submit
+
+
+@pytest.fixture
+def load(tmp_path, chat_model):
+    """Load a recipe with good data and a tiny model."""
+    turns = [{"role": "user", "content": "kopi?"}, {"role": "assistant", "content": "teh"}]
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps({"messages": turns, "n": n}) + "\n" for n in range(12)))
+    recipe = {"base_model": str(chat_model), "conversations": {"train": "train.jsonl"}, "endpoint": {"name": "kopi"}}
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    return lambda *overrides: Recipe.load(tmp_path / "recipe.yaml", overrides)
+
+
+@pytest.fixture
+def make(workspace, monkeypatch):
+    """Make the job of a recipe without starting it, and return its row."""
+    monkeypatch.setattr(workspace.jobs, "start", lambda name: True)
+
+    def make(recipe, **options):
+        return workspace.jobs.row(submit(workspace, recipe, preflight(recipe, workspace), **options))
+
+    return make
+
+
+def test_a_job_knows_the_recipe_and_the_command_that_made_it(workspace, make, load):
+    """The text as it was, the flags, the workspace: enough to make the same again from any folder."""
+    recipe = load("finetuning.lora_r=4", "model.name=my-kopi")
+    about = make(recipe, deploy=False).about
+
+    assert about["recipe"] == {"file": str(recipe.file), "text": recipe.file.read_text()}
+    assert shlex.split(about["command"]) == [
+        *("penala", "--workspace", str(workspace.folder), "run", str(recipe.file)),
+        *("--set", "finetuning.lora_r=4", "--set", "model.name=my-kopi", "--no-deploy"),
+    ]
+
+
+def test_an_added_model_goes_into_the_plan_by_its_files_and_its_name(workspace, make, load, chat_model):
+    """The files decide what is run again; the name, version and settings go on with the model."""
+    entry = workspace.models.add("kopi-base", str(chat_model), finetune_config={"lora_target_modules": ["q_proj"]})
+    steps = make(load("base_model=kopi-base@latest")).spec["plan"]["steps"]
+
+    inputs = next(step["inputs"] for step in steps if step["component"] == "chat_completion_model_import")
+    record = json.loads(inputs["catalogue_model"]["text"])
+    assert inputs["pytorch_model_path"]["path"] == str(chat_model)
+    assert (record["name"], record["version"], record["created"]) == ("kopi-base", "1", entry.created)
+    assert record["finetune_config"] == {"lora_target_modules": ["q_proj"]}
+    assert "sources" not in record
+
+
+def test_a_data_asset_goes_into_the_plan_by_its_kept_file(workspace, make, load, tmp_path):
+    """What the user did to the file meanwhile does not matter."""
+    row = workspace.data.add("rows", tmp_path / "train.jsonl")
+    recipe = load("conversations.train=azureml:rows@latest")
+    (tmp_path / "train.jsonl").unlink()
+
+    steps = make(recipe).spec["plan"]["steps"]
+
+    given = [step["inputs"]["train_file_path"] for step in steps if "train_file_path" in step["inputs"]]
+    assert given
+    assert all(one == {"path": str(workspace.data.path(row)), "digest": row.digest} for one in given)
