@@ -364,6 +364,7 @@ def test_paths_are_found_in_every_form(read: Read, workspace: Workspace, tmp_pat
 @pytest.mark.parametrize(
     ("path", "message"),
     [
+        (".", "holds the workspace itself, which changes; give a folder without it"),
         ("word.txt", "there is no .*/word.txt; check the path"),
         ("azureml:wordz:1", "no data asset is called 'wordz'"),
         ("azureml://jobs/none/outputs/o", "there is no job 'none'"),
@@ -647,6 +648,8 @@ def test_the_task_is_read_in_every_spelling_of_the_sdk(read: Read, finetuning: d
         ({"model": None}, "model: is missing"),
         ({"model": {"path": "azureml:SmolLM2-135M-Instruc:1"}}, "model: .*did you mean 'SmolLM2-135M-Instruct'"),
         ({"training_data": None}, "training_data: is missing"),
+        ({"training_data": {"type": "uri_file"}}, "training_data: is missing"),
+        ({"outputs": {"registered_model": {"name": "a/b"}}}, "registered_model: .*is no name of an asset"),
         ({"training_data": "gone.jsonl"}, "training_data: there is no .*gone.jsonl"),
         ({"hyperparameters": {"lora_rank": "8"}}, "lora_rank: is no input of the fine-tuning component"),
         ({"hyperparameters": {"num_train_epoch": "8"}}, "did you mean 'num_train_epochs'"),

@@ -44,7 +44,12 @@ class Addresses:
     def __call__(self, address: str, kind: str, place: Place) -> File:
         """Return the file or folder at an address. Raises UsageError or NotFound when there is none."""
         path = self._path(address.strip(), kind, place)
-        return File(str(path), self.workspace.jobs.digests(path) if self.fetch else "")
+        if path.is_dir() and self.workspace.folder.is_relative_to(path.resolve()):
+            raise UsageError(f"{path} holds the workspace itself, which changes", fix="give a folder without it")
+        try:
+            return File(str(path), self.workspace.jobs.digests(path) if self.fetch else "")
+        except OSError as error:
+            raise UsageError(f"{error.filename or path} cannot be read: {error.strerror}") from None
 
     def _path(self, address: str, kind: str, place: Place) -> Path:
         bare = address.removeprefix("azureml:")  # the SDK writes it before paths and links of every kind

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from penala.assets import require_name
 from penala.errors import NotFound, RecipeError, UsageError, near
 from penala.workspace.addresses import Addresses
 
@@ -42,7 +43,7 @@ def plan_finetuning(
         "train": _data(workspace, document, "training_data", place, problems),
         "validation": _data(workspace, document, "validation_data", place, problems),
     }
-    if data["train"] is None and not document.get("training_data"):
+    if _path_in(document.get("training_data")) is None:
         problems.add("is missing", place.at("training_data"), "give the path of the conversations")
     model = _path_in(document.get("model"))
     if model is None:
@@ -137,6 +138,8 @@ def _registered(document: Mapping[str, Any], place: Place, problems: Problems) -
         return {}
     if said.get("type") not in (None, "mlflow_model"):
         problems.add(f"is {said['type']}", at.at("type"), "use mlflow_model")
+    version = None if said.get("version") is None else str(said["version"])
+    with problems.collected(at):
+        require_name(str(said["name"]), version)
     tags = {str(key): str(value) for key, value in problems.mapping(document.get("tags"), place.at("tags")).items()}
-    version = said.get("version")
-    return {"name": str(said["name"]), "version": None if version is None else str(version), "tags": tags}
+    return {"name": str(said["name"]), "version": version, "tags": tags}
