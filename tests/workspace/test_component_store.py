@@ -72,6 +72,33 @@ def test_the_same_content_keeps_its_version(workspace, count):
     assert read_command(workspace.components.get("count", "1")).version == "1"
 
 
+def test_what_a_snapshot_leaves_out_is_left_out(workspace, count):
+    """What .amlignore names, by pattern and by folder, and what Python leaves; a change of it is no other content."""
+    code = count.parent / "src"
+    (code / ".amlignore").write_text("*.bin\nlarge/\n")
+    for name in ("large/rows", "deep/weights.bin", "deep/__pycache__/x.pyc", "deep/kept.py"):
+        (code / name).parent.mkdir(parents=True, exist_ok=True)
+        (code / name).write_text("1")
+
+    first = workspace.components.add(count)
+    (code / "large" / "rows").write_text("2")
+
+    home = workspace.components.get("count").parent / "code-1" / "src"
+    assert {path.name for path in home.rglob("*") if path.is_file()} == {".amlignore", "count.py", "kept.py"}
+    assert workspace.components.add(count) == first
+
+
+def test_code_around_the_workspace_is_kept_without_it(workspace, tmp_path):
+    """`code: .` in a project whose .penala lies beside the component."""
+    (tmp_path / "count.yml").write_text(yaml.safe_dump(COUNT | {"code": ".", "environment": "azureml:x:1"}))
+    (tmp_path / "count.py").write_text("print(1)\n")
+
+    workspace.components.add(tmp_path / "count.yml")
+
+    home = workspace.components.get("count").parent / "code-1" / tmp_path.name
+    assert {path.name for path in home.iterdir()} == {"count.yml", "count.py"}
+
+
 def test_a_flag_wins_over_the_files_version(workspace, pipeline):
     """As --version says."""
     assert workspace.components.add(pipeline, "4").version == "4"

@@ -15,7 +15,7 @@ COMMANDS = {
     "recipe": "Write, check and explain recipes",
     "data": "Conversations: download, check, show; data assets",
     "models": "Base models and tuned model versions",
-    "jobs": "Follow, stop and read jobs",
+    "jobs": "Create, follow, stop and read jobs",
     "endpoints": "Addresses that answer, their keys and traffic",
     "deployments": "Model versions behind an endpoint",
     "invoke": "Send one conversation to an endpoint",

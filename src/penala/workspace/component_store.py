@@ -6,7 +6,7 @@ A user's version lies in components/NAME/VERSION: component.yaml, and beside it 
 
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -218,11 +218,29 @@ def _copied(key: str, source: Path, out: Path) -> str:
         return f"./{home.name}/{FILE}"
     target = home / source.resolve().name
     if source.is_dir():
-        shutil.copytree(source, target, ignore=shutil.ignore_patterns(".git", "__pycache__"))
+        shutil.copytree(source, target, ignore=_ignored(source, target))
     else:
         home.mkdir()
         shutil.copyfile(source, target)
     return f"./{home.name}/{target.name}"
+
+
+def _ignored(code: Path, target: Path) -> Callable[[str, list[str]], set[str]]:
+    """Return what a copy of a code folder to `target` leaves out: the workspace, and what a job's snapshot would."""
+    from pathspec import GitIgnoreSpec
+
+    from penala.workspace.snapshots import IGNORE_FILES
+
+    file = next((code / name for name in IGNORE_FILES if (code / name).is_file()), None)
+    lines = file.read_text(encoding="utf-8").splitlines() if file is not None else []
+    spec = GitIgnoreSpec.from_lines([*lines, ".git/", "__pycache__/"])
+
+    def ignored(parent: str, names: list[str]) -> set[str]:
+        below = {name: Path(parent, name) for name in names}
+        paths = {name: f"{path.relative_to(code)}{'/' if path.is_dir() else ''}" for name, path in below.items()}
+        return {name for name in names if spec.match_file(paths[name]) or below[name].resolve() in target.parents}
+
+    return ignored
 
 
 def _load(file: Path) -> dict[str, Any]:
