@@ -3,7 +3,7 @@
 import pytest
 
 from penala.errors import RecipeError
-from penala.inputs import PIPELINE, InputSpec, component_inputs, component_spec
+from penala.inputs import PIPELINE, InputSpec, component_inputs, component_spec, input_spec
 
 OURS = {
     "catalogue_model", "conversation_schema", "column_mapping", "validation_split", "test_split", "on_bad_row",
@@ -175,6 +175,12 @@ def test_a_yaml_true_is_the_choice_true():
 def test_a_command_gets_numbers_as_they_were_written(kind, given, text):
     """What Azure would hand on: Python's True, and an integer without a point where a number is asked for."""
     assert InputSpec("x", kind).text(given) == text
+
+
+def test_limits_are_numbers_and_of_numbers_only():
+    """The SDK writes them as text; of a string they mean nothing."""
+    assert input_spec("x", {"type": "number", "min": "0.5", "max": "2"}).maximum == 2.0
+    assert input_spec("x", {"type": "string", "min": 1}).parse("a") == "a"
 
 
 @pytest.mark.parametrize(

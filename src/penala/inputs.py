@@ -124,10 +124,12 @@ def component_inputs(name: str) -> dict[str, InputSpec]:
 
 def input_spec(name: str, declared: Mapping[str, Any]) -> InputSpec:
     """Read one entry of a component's `inputs`."""
-    low, high = declared.get("min"), declared.get("max")
+    kind = str(declared.get("type", "string"))
+    limits = declared if kind in ("integer", "number") else {}
+    low, high = limits.get("min"), limits.get("max")
     return InputSpec(
         name=name,
-        type=str(declared.get("type", "string")),
+        type=kind,
         default=declared.get("default"),
         enum=tuple(_text(value) for value in declared.get("enum") or ()),
         minimum=None if low is None else float(low),
