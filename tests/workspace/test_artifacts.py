@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from penala.workspace.artifacts import Digests, code_digest, digest, digest_of, environment_id
+from penala.workspace.artifacts import Digests, digest, digest_of, environment_id
 from penala.workspace.client import Workspace
 from penala.workspace.store import DigestRow
 
@@ -74,9 +74,16 @@ def test_a_fresh_or_small_file_is_always_read(workspace: Workspace, tmp_path: Pa
     assert workspace.store.find(DigestRow) == []
 
 
-def test_code_and_environment_stay_the_same_within_an_installation() -> None:
-    """Asked again, they answer the same; they are not the same thing."""
-    again = (code_digest.__wrapped__(), environment_id.__wrapped__())
+def test_the_environment_stays_the_same_within_an_installation() -> None:
+    """Asked again, it answers the same."""
+    assert environment_id.__wrapped__() == environment_id()
 
-    assert (code_digest(), environment_id()) == again
-    assert code_digest() != environment_id()
+
+def test_what_python_compiles_is_no_content(tmp_path: Path) -> None:
+    """An import inside an artifact leaves its digest as it is."""
+    (tmp_path / "module.py").write_text("x = 1")
+    before = digest_of(tmp_path)
+    (tmp_path / "__pycache__").mkdir()
+    (tmp_path / "__pycache__" / "module.pyc").write_text("compiled at a time")
+
+    assert digest_of(tmp_path) == before

@@ -1,4 +1,4 @@
-"""Content digests: of files and folders, of the code that a step runs, and of the Python that runs it."""
+"""Content digests: of files and folders, and of the Python that steps run with."""
 
 import hashlib
 import json
@@ -19,7 +19,6 @@ COMPILED = "__pycache__"
 CLAIM = "artifact claimed"  # subject of an event
 CLAIM_S = 3600.0  # how long a claim holds; what is younger than this is nobody's to remove
 _UNSETTLED_S = 2.0  # a file written this recently may change again within the resolution of its time stamp
-_NOT_IN_STEPS = frozenset({"workspace", "cli", "studio", "azure", "__pycache__"})  # entry modules cannot import these
 
 
 def digest(tagged: list[Any]) -> str:
@@ -99,14 +98,6 @@ def sync_files(files: Iterable[Path]) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
-
-
-@cache
-def code_digest() -> str:
-    """Return the digest of all of penala's own files that a component's entry module can import."""
-    root = Path(__file__).parents[1]
-    names = [name for name in file_names(root) if _NOT_IN_STEPS.isdisjoint(Path(name).parts)]
-    return digest(["code/1", [[name, digest_file(root / name)] for name in names]])
 
 
 @cache

@@ -10,7 +10,8 @@ from typing import Any, Protocol, TypeAlias
 
 from penala.errors import PenalaError, UsageError, near
 from penala.inputs import DATA_TYPES, LITERAL_TYPES, InputSpec
-from penala.workspace.artifacts import code_digest, digest_of
+from penala.workspace.artifacts import digest_of
+from penala.workspace.code import code_digest
 from penala.workspace.commands import placeholders
 from penala.workspace.components import MODES, CommandComponent, Node, PipelineComponent
 from penala.workspace.places import Place, Problems
@@ -221,7 +222,7 @@ class Planner:
             display_name=node.display_name,
             component=component.name,
             version=component.version,
-            code=code_digest() if component.is_ours else "",
+            code=code_digest(f"penala.components.{component.name}") if component.is_ours else "",
             command=component.command,
             environment=component.environment,
             inputs=values,
