@@ -361,6 +361,8 @@ def resolve_finetuning(given: Mapping[str, Any], model_defaults: Mapping[str, An
         elif name not in given:
             try:
                 _check_setting(name, value)
+                if name == "apply_lora" and finetuning_problems({name: value}):
+                    raise RecipeError("training all weights cannot run yet")
             except RecipeError as error:
                 notes.append(f"the model's default {name} = {value}: {error}; the default stays")
             else:

@@ -89,6 +89,17 @@ def test_a_publishers_defaults_run_and_those_that_cannot_are_named(workspace, mo
     assert {s.name: s.value for s in resolve_finetuning({}, entry.model_defaults)[0]}["learning_rate"] == 5e-6
 
 
+@pytest.mark.parametrize("value", ["false", False, "False"])
+def test_a_default_that_would_fail_in_training_is_named_before(workspace, model, value):
+    """Phi-3-medium's tags turn LoRA off, which cannot run yet: LoRA stays, and that is said."""
+    entry = workspace.models.add("kopi-base", str(model), tags={"model_specific_defaults": {"apply_lora": value}})
+
+    settings, told = resolve_finetuning({}, entry.model_defaults)
+
+    assert {setting.name: setting.value for setting in settings}["apply_lora"] == "true"
+    assert told == [f"the model's default apply_lora = {value}: training all weights cannot run yet; the default stays"]
+
+
 def test_a_defaults_tag_that_cannot_be_read_is_refused_at_once(workspace, model):
     """Not when the first recipe uses it."""
     with pytest.raises(ModelError, match="kopi-base:1: tag model_specific_defaults: is no Python literal"):
