@@ -177,6 +177,20 @@ def test_pipelines_within_pipelines_are_unfolded(read: Read, tmp_path: Path) -> 
     assert document.plan.outputs == {"all": Upstream("bare.first", "counts")}
 
 
+def test_a_pipeline_without_declarations_hands_its_inputs_on_unread(read: Read, tmp_path: Path) -> None:
+    """What is text to the job is a path, a number and a boolean to the component two levels below."""
+    bound = {name: f"${{{{parent.inputs.{name}}}}}" for name in ("text", "share", "strict")}
+    inner = {"type": "pipeline", "inputs": bound, "jobs": {"one": {"component": "./count.yml", "inputs": bound}}}
+    document = read(
+        {"type": "pipeline", "inputs": {"text": "words.txt", "share": "0.5", "strict": True}, "jobs": {"in": inner}}
+    )
+
+    (step,) = document.plan.steps
+    assert isinstance(text := step.inputs["text"], File)
+    assert text.path == str(tmp_path / "words.txt")
+    assert literals(step) == {"share": "0.5", "strict": "True", "unit": "words"}
+
+
 def test_a_job_may_name_the_pipeline_component_that_it_runs(read: Read, workspace: Workspace, tmp_path: Path) -> None:
     """By the id that Azure gives ours, whatever version the registry's has; its steps are the job's own."""
     document = read(

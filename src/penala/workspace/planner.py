@@ -150,21 +150,25 @@ class Planner:
                 self.problems.add(
                     f"'{pipeline.name}' has no input '{name}'", place.at(name), near(name, pipeline.inputs)
                 )
-            elif level is None:
-                found[name] = Raw(value, place.at(name))
             else:
-                found[name] = self._bind(level, InputSpec(name, ""), value, place.at(name))
+                found[name] = self._passed(level, name, value, place.at(name))
         for name, spec in pipeline.inputs.items():
             bound = found[name] = self._bind(level, spec, given.get(name), place.at(name), pipeline.place)
             if pipeline.is_ours and name not in used and not _MACHINE.match(name):
                 default = None if spec.default is None else Literal(spec.text(spec.default))
                 if bound not in (None, default):
-                    self.problems.add(
-                        "cannot be honoured yet",
-                        place.at(name),
-                        "leave it out" if default is None else f"leave it out; only its default, {spec.default}, runs",
-                    )
+                    fix = "leave it out" + (f"; only its default, {spec.default}, runs" if default else "")
+                    self.problems.add("cannot be honoured yet", place.at(name), fix)
         return found
+
+    def _passed(self, level: _Level | None, name: str, value: Any, place: Place) -> Bound | None:
+        """Return what an input that declares no type is bound to: unread, for whatever takes it knows its type."""
+        inner = value.get("path") if isinstance(value, Mapping) else value
+        if level is None or "${{" not in str(inner):
+            return Raw(value, place)
+        match = _INPUT.fullmatch(str(inner).strip())
+        outer = level.inputs.get(match[1]) if match else None
+        return outer if isinstance(outer, Raw) else self._bind(level, InputSpec(name, ""), value, place)
 
     def _outputs(self, level: _Level) -> dict[str, Upstream]:
         """Return where each output of the job comes from."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from penala.errors import UsageError
-from penala.workspace.artifacts import digest_of, sync_files
+from penala.workspace.artifacts import claim, digest_of, sync_files
 from penala.workspace.store import explain
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ class Snapshots:
                     (copy / name).parent.mkdir(parents=True, exist_ok=True)
                     shutil.copy2(file, copy / name)
                 digest = digest_of(copy)
-                if not (artifacts / digest).exists():
+                if not claim(self._workspace.store, digest):
                     sync_files(copy / name for name in files)
                     with contextlib.suppress(FileExistsError):  # another job was faster with the same code
                         copy.rename(artifacts / digest)
@@ -88,10 +88,8 @@ class Snapshots:
 
         ignore = next((code / name for name in IGNORE_FILES if (code / name).is_file()), None)
         spec = GitIgnoreSpec.from_lines(ignore.read_text(encoding="utf-8").splitlines() if ignore else [])
-        seen = {
-            os.path.realpath(self._workspace.folder),
-            os.path.realpath(code),
-        }  # and every folder once: links may go round in circles
+        # every folder once, since links may go round in circles, and the workspace never
+        seen = {os.path.realpath(self._workspace.folder), os.path.realpath(code)}
         for parent, folders, names in os.walk(code, followlinks=True):
             below = os.path.relpath(parent, code)
             prefix = "" if below == "." else f"{below}/"
