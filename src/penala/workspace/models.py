@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from penala import assets
-from penala.errors import NotFound, UsageError, WorkspaceError, near
+from penala.errors import NotFound, UsageError, WorkspaceError
 from penala.workspace import base_models, provenance
 from penala.workspace.manifest import write_manifest
 from penala.workspace.store import LineageRow, ModelRow, Store, explain
@@ -192,16 +192,15 @@ class Models:
         tuned = next((row for row in reversed(rows) if wanted.version in (assets.LATEST, row.version)), None)
         if tuned is not None and wanted.registry is None:
             return tuned
-        try:
-            return catalogue.get(str(wanted), extra=base_models.entries(self._workspace))
-        except NotFound as error:
-            if tuned is not None:
-                return tuned
-            if not rows:
-                names = {row.name for row in self._store.find(ModelRow)}
-                raise NotFound(error.what, fix=near(wanted.name, names) or error.fix) from None
-            versions = [row.version for row in rows]
-            raise assets.missing("model", wanted, set(), versions, shown_by="penala models list") from None
+        mine = base_models.entries(self._workspace)
+        with contextlib.suppress(NotFound):
+            return catalogue.get(str(wanted), extra=mine)
+        if tuned is not None:
+            return tuned
+        known = catalogue.entries(extra=mine)
+        versions = [entry.version for entry in known if entry.name == wanted.name] + [row.version for row in rows]
+        names = {entry.name for entry in known} | {row.name for row in self._store.find(ModelRow)}
+        raise assets.missing("model", wanted, names, versions, shown_by="penala models list")
 
 
 def _base_summaries(workspace: "Workspace | None", task: str | None) -> list[dict[str, Any]]:
