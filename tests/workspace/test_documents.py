@@ -10,6 +10,7 @@ import yaml
 
 from penala.errors import UsageError
 from penala.workspace.client import Workspace
+from penala.workspace.compute import Settings as ComputeSettings
 from penala.workspace.documents import JobDocument, read_job
 from penala.workspace.plan import File, Literal, Plan, Step, Upstream
 from penala.workspace.tail import OutputAsset
@@ -256,6 +257,16 @@ def test_settings_resources_and_variables(read: Read) -> None:
     assert "stands in for the environments azureml:env:1" in notes
 
 
+def test_a_compute_that_is_there_must_be_large_enough(read: Read, workspace: Workspace) -> None:
+    """A created compute stands in for its size, and has no more nodes than it was given."""
+    workspace.computes.create("gpus", "Standard_NC24ads_A100_v4", ComputeSettings(max_instances=2))
+    job = {"command": "ls", "compute": "azureml:gpus", "distribution": {"type": "pytorch"}}
+
+    assert not read({**job, "resources": {"instance_count": 2}}).notes
+    with pytest.raises(UsageError, match=r"job.yml:2: compute: 'gpus' has 2 nodes, and 3 are asked for"):
+        read({**job, "resources": {"instance_count": 3}})
+
+
 def test_outputs_with_a_name_become_assets(read: Read) -> None:
     """A name on the pipeline's output, or on one that only a job has; custom paths are told."""
     document = read(
@@ -265,8 +276,13 @@ def test_outputs_with_a_name_become_assets(read: Read) -> None:
             "jobs": {
                 "one": {**count(), "outputs": {"counts": "${{parent.outputs.report}}"}},
                 "two": {
-                    "command": "echo > ${{outputs.model}}/MLmodel",
-                    "outputs": {"model": {"type": "mlflow_model", "name": "toy"}},
+                    "type": "pipeline",
+                    "jobs": {
+                        "in": {
+                            "command": "echo > ${{outputs.model}}/MLmodel",
+                            "outputs": {"model": {"type": "mlflow_model", "name": "toy"}},
+                        }
+                    },
                 },
             },
         }
@@ -274,9 +290,9 @@ def test_outputs_with_a_name_become_assets(read: Read) -> None:
 
     assert document.tail.assets == (
         OutputAsset("report", "uri_folder", "report", "3"),
-        OutputAsset("two.model", "mlflow_model", "toy", None),
+        OutputAsset("two.in.model", "mlflow_model", "toy", None),
     )
-    assert document.plan.outputs["two.model"] == Upstream("two", "model")
+    assert document.plan.outputs["two.in.model"] == Upstream("two.in", "model")
     assert any("kept in the workspace, not at azureml://datastores/d" in note for note in document.notes)
 
 
@@ -532,6 +548,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "timeout": ({"command": "ls", "limits": {"timeout": -1}}, "timeout: is '-1'; write seconds"),
     "too long": ({"command": "ls ${{inputs.a}}", "inputs": {"a": "x" * 131072}}, "longer than 131071 bytes"),
     "no value": ('command: ls ${{inputs.a}}\ninputs: {a: "\\0"}', "holds a NUL character"),
+    "asset name": ({"command": "ls", "outputs": {"o": {"name": "a:b"}}}, "outputs.o: .*is no name of an asset"),
     "all weights": (
         {
             "type": "pipeline",

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from penala.assets import require_name
 from penala.errors import PenalaError, UsageError, near
 from penala.workspace.addresses import Addresses
 from penala.workspace.components import (
@@ -156,7 +157,8 @@ class _Document:
             from penala.workspace.finetuning import plan_finetuning
 
             plan, tail = plan_finetuning(self.workspace, self.document, self.place, self.problems, self.report)
-            force = False
+            slots = self._slots({self.document.get("compute"): (self.place.at("compute"), 1)})
+            plan, force = replace(plan, slots=slots), False
         else:
             plan, tail, force = self._planned(kind)
         title = str(self.document.get("display_name") or name or self._stem())
@@ -219,10 +221,10 @@ class _Document:
         self._plan(kind, component, compute, final=False)  # finds what is wrong, before anything is fetched or kept
         self.problems.raise_all()
         plan, planner = self._plan(kind, component, compute, final=True)
-        self.problems.raise_all()
         slots = self._slots(planner.computes)
-        plan, tail = self._with_assets(component, plan)
+        plan, tail = self._with_assets(component, plan, planner.named)
         self._note_environments(plan)
+        self.problems.raise_all()
         return replace(plan, slots=slots, continue_on_step_failure=proceed), tail, force
 
     def _component(self, kind: str) -> PipelineComponent | None:
@@ -284,38 +286,40 @@ class _Document:
                 except PenalaError as error:
                     self.problems.add(error.what, self.place.at("jobs", step.name, error.where or ""), error.fix)
 
-    def _with_assets(self, component: PipelineComponent, plan: Plan) -> tuple[Plan, Tail]:
+    def _with_assets(
+        self, component: PipelineComponent, plan: Plan, named: Mapping[Upstream, Binding]
+    ) -> tuple[Plan, Tail]:
         """Return the tail that registers the outputs which the document names, and the plan that has all of them."""
-        outputs, found = dict(plan.outputs), []
-        named = {name: binding for name, binding in component.outputs.items() if binding.name and name in outputs}
-        for node in component.nodes.values():
-            for output, binding in node.outputs.items():
-                if binding.name is None:
-                    continue
-                name = binding.target or f"{node.name}.{output}"
-                if name in named:
-                    continue
-                outputs.setdefault(name, Upstream(node.name, output))
-                named[name] = binding
+        outputs = dict(plan.outputs)
+        found = {name: binding for name, binding in component.outputs.items() if binding.name and name in outputs}
+        for upstream, binding in named.items():
+            known = next((name for name, bound in outputs.items() if bound == upstream), None)
+            name = known or f"{upstream.step}.{upstream.output}"
+            outputs[name] = upstream
+            found.setdefault(name, binding)
         plan = replace(plan, outputs=outputs)
-        for name, binding in named.items():
-            kind = binding.type or plan.output_type(name)
-            assert binding.name is not None
-            found.append(OutputAsset(name, kind, binding.name, binding.version))
-        return plan, Tail(assets=tuple(found))
+        assets = [
+            OutputAsset(name, binding.type or plan.output_type(name), str(binding.name), binding.version)
+            for name, binding in found.items()
+        ]
+        for asset in assets:
+            with self.problems.collected(self.place.at("outputs", asset.output)):
+                require_name(asset.name, asset.version)
+        return plan, Tail(assets=tuple(assets))
 
-    def _slots(self, named: Mapping[str | None, Place]) -> int:
+    def _slots(self, named: Mapping[str | None, tuple[Place, int]]) -> int:
         """Return how many steps may run side by side on the computes that steps name; say which are not there."""
+        here = self.workspace.computes.show("local").slots
         slots = []
-        for name, place in named.items():
+        for name, (place, nodes) in named.items():
             plain = None if name is None else str(name).removeprefix("azureml:").rstrip("/").rpartition("/")[2]
             found = None if plain in _HERE else self.workspace.computes.get(str(plain))
-            if found is None:
-                if plain not in _HERE:
-                    self.problems.note(f"there is no compute '{plain}' here: its steps run on this machine ({place})")
-                found = self.workspace.computes.get("local")
-            assert found is not None
-            slots.append(found.slots)
+            if found is None and plain not in _HERE:
+                self.problems.note(f"there is no compute '{plain}' here: its steps run on this machine ({place})")
+            if found is not None and nodes > found.nodes:
+                fix = f"use {found.nodes} or fewer, or a larger compute"
+                self.problems.add(f"'{found.name}' has {found.nodes} nodes, and {nodes} are asked for", place, fix)
+            slots.append(found.slots if found else here)
         return max(slots, default=1)
 
     def _note_environments(self, plan: Plan) -> None:

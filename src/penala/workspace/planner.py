@@ -13,7 +13,7 @@ from penala.inputs import DATA_TYPES, LITERAL_TYPES, InputSpec
 from penala.workspace.artifacts import digest_of
 from penala.workspace.code import code_digest
 from penala.workspace.commands import placeholders
-from penala.workspace.components import MODES, CommandComponent, Node, PipelineComponent
+from penala.workspace.components import MODES, Binding, CommandComponent, Node, PipelineComponent
 from penala.workspace.places import Place, Problems
 from penala.workspace.plan import File, Literal, Plan, Step, Upstream, Value, feeders
 
@@ -107,7 +107,8 @@ class Planner:
     files: Files
     snapshot: Callable[[CommandComponent], str | None] = lambda component: None  # artifact of a component's code
     deterministic: bool = True  # unless a component says otherwise
-    computes: dict[str | None, Place] = field(default_factory=dict)  # that steps name, and one place where
+    computes: dict[str | None, tuple[Place, int]] = field(default_factory=dict)  # name: where, and most nodes
+    named: dict[Upstream, Binding] = field(default_factory=dict)  # outputs that jobs give the name of an asset
     steps: list[Step] = field(default_factory=list)
     refused: int = 0  # inputs
 
@@ -130,9 +131,14 @@ class Planner:
     def _unfold(self, level: _Level) -> None:
         for node in level.pipeline.nodes.values():
             compute = self._setting(level, node.compute, node.place.at("compute")) or level.compute
+            for output, binding in node.outputs.items():
+                if binding.name and (written := _written(node, output, level.prefix)):
+                    self.named[written] = binding
             if isinstance(node.component, CommandComponent):
-                self.computes.setdefault(compute, node.place.at("compute"))
-                self.steps.append(self._step(level, node, node.component))
+                step = self._step(level, node, node.component)
+                self.steps.append(step)
+                place, most = self.computes.get(compute, (node.place.at("compute"), 1))
+                self.computes[compute] = place, max(most, step.nodes)
             else:
                 inputs = self._given(level, node.component, node.inputs, node.place.at("inputs"))
                 self._unfold(_Level(node.component, inputs, f"{level.prefix}{node.name}.", compute))
@@ -172,22 +178,11 @@ class Planner:
 
     def _outputs(self, level: _Level) -> dict[str, Upstream]:
         """Return where each output of the job comes from."""
-        found = {name: self._origin(level.pipeline, name, "") for name in level.pipeline.outputs}
+        found = {name: _origin(level.pipeline, name, "") for name in level.pipeline.outputs}
         for name, origin in found.items():
             if origin is None and not level.pipeline.broken:
                 self.problems.note(f"{level.pipeline.place.at('outputs', name)} is written by no job")
         return {name: origin for name, origin in found.items() if origin is not None}
-
-    def _origin(self, pipeline: PipelineComponent, output: str, prefix: str) -> Upstream | None:
-        """Return the step's output that a pipeline's output is, None when no step writes it."""
-        for node in pipeline.nodes.values():
-            for name, binding in node.outputs.items():
-                if binding.target != output or name not in node.component.outputs:
-                    continue
-                if isinstance(node.component, CommandComponent):
-                    return Upstream(prefix + node.name, name)
-                return self._origin(node.component, name, f"{prefix}{node.name}.")
-        return None
 
     def _in_order(self, pipeline: PipelineComponent) -> list[Step]:
         """Return the steps so that each comes after those that feed it, otherwise as they are written."""
@@ -435,14 +430,10 @@ class Planner:
             if job in pipeline.broken:
                 raise _Refused(place, "", None)
             raise _Refused(place, f"there is no job '{job}'", near(job, pipeline.nodes) or _listed(pipeline.nodes))
-        component = pipeline.nodes[job].component
-        if isinstance(component, CommandComponent) and output in component.outputs:
-            return Upstream(level.prefix + job, output)
-        if isinstance(component, PipelineComponent) and (
-            found := self._origin(component, output, f"{level.prefix}{job}.")
-        ):
+        if found := _written(pipeline.nodes[job], output, level.prefix):
             return found
-        fix = near(output, component.outputs) or _listed(component.outputs)
+        outputs = pipeline.nodes[job].component.outputs
+        fix = near(output, outputs) or _listed(outputs)
         raise _Refused(place, f"job '{job}' has no output '{output}'", fix)
 
 
@@ -452,6 +443,22 @@ class _Refused(Exception):
     def __init__(self, place: Place, what: str, fix: str | None) -> None:
         super().__init__(what)
         self.place, self.what, self.fix = place, what, fix
+
+
+def _origin(pipeline: PipelineComponent, output: str, prefix: str) -> Upstream | None:
+    """Return the step's output that a pipeline's output is, None when no step writes it."""
+    for node in pipeline.nodes.values():
+        for name, binding in node.outputs.items():
+            if binding.target == output:
+                return _written(node, name, prefix)
+    return None
+
+
+def _written(node: Node, output: str, prefix: str) -> Upstream | None:
+    """Return the step's output that an output of a pipeline's job is, None when there is none."""
+    if isinstance(node.component, PipelineComponent):
+        return _origin(node.component, output, f"{prefix}{node.name}.")
+    return Upstream(prefix + node.name, output) if output in node.component.outputs else None
 
 
 def _inferred(value: Mapping[str, Any]) -> str:
