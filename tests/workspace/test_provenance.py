@@ -159,7 +159,8 @@ def test_what_a_job_did_not_say_can_be_run_again_by_its_name(workspace, kopi):
     """A version whose job is gone, or that was registered by hand, has no command."""
     assert workspace.models.explain("kopi:1")["command"] is None
     workspace.store.insert(JobRow("brisk", "kopi", "command", "Completed", {}, "p", 1.0))
-    assert workspace.models.explain("kopi:1")["command"] == "penala jobs rerun brisk --force-rerun"
+    command = f"penala --workspace {workspace.folder} jobs rerun brisk --force-rerun"
+    assert workspace.models.explain("kopi:1")["command"] == command
 
 
 def test_lineage_names_the_base_model_the_assets_the_code_and_the_environment(workspace, kopi, job):

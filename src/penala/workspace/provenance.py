@@ -1,6 +1,7 @@
 """Where a model version comes from, and whether it still is what was registered."""
 
 import json
+import shlex
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -114,7 +115,7 @@ def _of_job(workspace: "Workspace", job: JobRow) -> dict[str, Any]:
     steps = {step["name"]: step for step in job.spec.get("plan", {}).get("steps", [])}
     rows = {row.name: row for row in workspace.store.find(StepRow, order="position", job=job.name)}
     figures = {step["component"]: rows[name].figures or {} for name, step in steps.items() if name in rows}
-    about = job.about or {}
+    about, again = job.about or {}, ["penala", "--workspace", str(workspace.folder)]
     return {
         "base_model": _base_of(steps.values()),
         "data": list(_files_of(workspace, steps.values())),
@@ -138,7 +139,7 @@ def _of_job(workspace: "Workspace", job: JobRow) -> dict[str, Any]:
             if name in rows
         ],
         "recipe": _recipe_of(about.get("recipe")),
-        "command": about.get("command") or f"penala jobs rerun {job.name} --force-rerun",
+        "command": about.get("command") or shlex.join([*again, "jobs", "rerun", job.name, "--force-rerun"]),
     }
 
 
