@@ -3,10 +3,11 @@
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import click
 
+from penala.cli import on_azureml
 from penala.cli.follow import Display, fetching, follow
 from penala.cli.output import say
 from penala.cli.summary import print_summary
@@ -18,6 +19,10 @@ from penala.cli.summary import print_summary
 @click.option("--dry-run", is_flag=True, help="Check everything, show what would run, start nothing")
 @click.option("--force-rerun", is_flag=True, help="Run every step again, even an unchanged one")
 @click.option("--no-deploy", is_flag=True, help="Stop after the tuned model is registered")
+@on_azureml.on
+@click.option("--components", type=click.Choice(["azureml", "penala"]), help="On Azure ML: whose [default: azureml]")
+@click.option("--job", metavar="NAME", help="On Azure ML: follow a job that was sent before, and go on from there")
+@click.option("--yes", is_flag=True, help="On Azure ML: do not ask before anything is billed")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line; the last is the result")
 @click.pass_obj
 def command(
@@ -28,15 +33,37 @@ def command(
     force_rerun: bool,
     no_deploy: bool,
     as_json: bool,
+    on: str | None,
+    components: Literal["azureml", "penala"] | None,
+    job: str | None,
+    yes: bool,
 ) -> None:
     """Take RECIPE's conversations to a tuned model behind an endpoint, e.g. penala run recipe.yaml
 
-    Ctrl-C cancels; the same command goes on where it stopped. A closed terminal stops nothing: the job runs on.
+    Ctrl-C cancels; the same command goes on where it stopped. A closed terminal stops nothing: the job runs on. On
+    Azure ML, Ctrl-C stops watching only.
     """
-    from penala.errors import PenalaError
+    from penala.errors import PenalaError, UsageError
 
     try:
-        result = _run(workspace, recipe, overrides, dry_run, force_rerun, not no_deploy, as_json)
+        if on is None and (components or job or yes):
+            raise UsageError("--components, --job and --yes are for Azure ML", fix="add --on azureml")
+        if on is None:
+            result = _run(workspace, recipe, overrides, dry_run, force_rerun, not no_deploy, as_json)
+        else:
+            result = on_azureml.run(
+                recipe,
+                on,
+                overrides=overrides,
+                components=components or "azureml",
+                job=job,
+                dry_run=dry_run,
+                force_rerun=force_rerun,
+                deploy=not no_deploy,
+                yes=yes,
+                as_json=as_json,
+                cache=lambda: _cache(workspace),
+            )
     except PenalaError as error:
         if as_json:
             print(json.dumps(_refused(error)), flush=True)
@@ -81,6 +108,14 @@ def _run(
         if not as_json:
             print_summary(result, evaluation_tables(opened, name), again=f"penala run {file}")
     return result
+
+
+def _cache(workspace: str | None) -> Path:
+    """Return where fetched conversations are kept."""
+    from penala.workspace.client import Workspace
+
+    with Workspace.open(workspace, create=True) as opened:
+        return opened.cache
 
 
 def _refused(error: Exception) -> dict[str, Any]:

@@ -173,6 +173,8 @@ class FakeAzure:
             properties.setdefault("properties", {})
         if path.startswith("models/"):
             properties |= {"flavors": {}, "jobName": properties["modelUri"].split("/jobs/")[-1].split("/")[0]}
+        if kind == "deployments":
+            properties.setdefault("scaleSettings", {"scaleType": "Default"})
         lasting = kind in ("computes", "onlineEndpoints", "deployments")
         properties["provisioningState"] = "Creating" if lasting else "Succeeded"
         kept = {key: value for key, value in call.json.items() if key != "properties"} | _resource(path, properties)

@@ -1,0 +1,1 @@
+"""A recipe on the real Azure ML: what `--on azureml` does."""

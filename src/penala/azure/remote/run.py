@@ -1,0 +1,102 @@
+"""A recipe from its job in Azure to the reply of its endpoint, one stage after the other."""
+
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from penala.azure.remote import serve, submit
+from penala.azure.remote.preflight import RemotePlan
+from penala.errors import EndpointError, PenalaError
+from penala.recipe import Recipe
+from penala.workspace.events import Event
+
+NOT_KNOWN_HERE = ("ledger", "training", "evaluation")  # figures that stay in Azure
+
+
+class RemoteRun:
+    """One run. `result` is what `penala run --json` ends with, filled as far as the run has come."""
+
+    def __init__(
+        self, recipe: Recipe, plan: RemotePlan, report: Callable[[Event], None], *, again: str, on: str
+    ) -> None:
+        """`again` is the command that runs this recipe, `on` what other commands' `--on` takes for its workspace."""
+        self._recipe = recipe
+        self._plan = plan
+        self._ml = plan.connection.ml
+        self._report = report
+        self._again = again
+        self._on = on
+        self.result: dict[str, Any] = {"event": "result", "status": "NotStarted", "job": None, "error": None}
+        self.result |= dict.fromkeys(("model", "endpoint", *NOT_KNOWN_HERE, "reply"))
+
+    def execute(self, *, job: str | None = None, force_rerun: bool = False, deploy: bool = True) -> dict[str, Any]:
+        """Run to the end and return the result; with `job`, from that job on. What fails ends up in the result."""
+        try:
+            self._execute(job, force_rerun or self._recipe.settings.force_rerun, deploy)
+        except PenalaError as error:
+            if self.result["status"] in ("NotStarted", "Completed"):
+                self.result["status"] = "Failed"
+            self.result["error"] = str(error)
+        return self.result
+
+    def _execute(self, job: str | None, force_rerun: bool, deploy: bool) -> None:
+        if job is None:
+            with _Stage(self, "compute"):
+                submit.ensure_compute(self._plan)
+            with _Stage(self, "submit"), TemporaryDirectory(prefix="penala-") as folder:
+                job = submit.submit(self._plan, self._recipe, force_rerun=force_rerun, folder=Path(folder))
+        self.result |= {"job": job, "status": "Running"}
+        self._report(Event("note", job, {"text": f"{job} runs in Azure; {self.next_step()}"}))
+        state = submit.follow(self._ml, job, self._turn)
+        self.result["status"] = state
+        if state != "Completed":
+            raise submit.reason(self._ml, job) if state == "Failed" else EndpointError(f"{job} is {state}")
+        with _Stage(self, "register"):
+            base = self._plan.model.entry
+            model = serve.register(self._ml, self._recipe, job, base.reference)
+        self.result["model"] = {"name": model.name, "version": str(model.version)}
+        wanted = self._recipe.endpoint
+        if wanted is None or not deploy:
+            return
+        self.result["endpoint"] = {"name": wanted.name, "scoring_uri": None, "openai_base_url": None}
+        with _Stage(self, "deploy"):
+            self.result["endpoint"]["scoring_uri"] = serve.deploy(self._ml, self._recipe, model).scoring_uri
+        if (sample := self._plan.here.sample) is not None:
+            with _Stage(self, "score"):
+                self.result["reply"] = serve.reply_text(serve.score(self._ml, wanted.name, wanted.deployment, sample))
+
+    def _turn(self, step: str, state: str) -> None:
+        status = {"Completed": "completed", "Failed": "failed", "Canceled": "canceled"}.get(state)
+        if status is not None or state == "Running":
+            self._report(Event("step", step, {"status": status or "started"}))
+
+    def next_step(self) -> str:
+        """Say what goes on in Azure now, and the commands that follow it, stop it or end its cost."""
+        job, again = self.result["job"], self._again
+        if self.result["endpoint"] is not None:
+            name = self.result["endpoint"]["name"]
+            return (
+                f"`{again} --job {job}` goes on from here; the endpoint {name} costs until `penala endpoints delete "
+                f"{name} --on {self._on}`"
+            )
+        if job is not None:
+            return (
+                f"`{again} --job {job}` follows it to the endpoint, `penala jobs cancel {job} --on {self._on}` stops it"
+            )
+        return f"no job was sent; `{again}` begins anew"
+
+
+class _Stage:
+    """Report that a stage begins and how it ends."""
+
+    def __init__(self, run: RemoteRun, name: str) -> None:
+        self._run = run
+        self._name = name
+
+    def __enter__(self) -> None:
+        self._run._report(Event("stage", self._name, {"status": "started"}))
+
+    def __exit__(self, kind: object, error: BaseException | None, _: object) -> None:
+        data = {"status": "completed"} if error is None else {"status": "failed", "error": str(error)}
+        self._run._report(Event("stage", self._name, data))

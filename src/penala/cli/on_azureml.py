@@ -1,0 +1,149 @@
+"""`--on azureml`: the one module of the command line that asks the Azure face, inside functions.
+
+The option's value is azureml, for the workspace of the nearest config.json (or, of `penala run`, of the recipe), or
+azureml=FILE for that of a config.json or a recipe.
+"""
+
+import importlib
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from penala.cli.follow import Display, fetching
+from penala.cli.output import say
+from penala.errors import UsageError, WorkspaceError
+
+if TYPE_CHECKING:
+    from penala.azure.remote.base_model import Components
+    from penala.azure.remote.connection import Connection
+    from penala.azure.remote.target import Target
+
+STAGES = {"compute": "Make the cluster ready", "submit": "Upload the conversations and send the job"}
+
+
+def _check(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
+    if value is not None and value != "azureml" and not value.startswith("azureml="):
+        raise click.BadParameter(f"{value} is no place; use azureml or azureml=FILE")
+    return value
+
+
+on = click.option(
+    "--on",
+    metavar="azureml[=FILE]",
+    callback=_check,
+    help="Azure ML instead of this machine: the workspace of the nearest config.json, or of FILE",
+)
+
+
+def require_sdk() -> None:
+    """Raise WorkspaceError that says how to install Azure's SDK where it is missing."""
+    try:
+        importlib.import_module("penala.azure.remote.connection")
+    except ModuleNotFoundError as error:
+        if not str(error.name).startswith("azure"):
+            raise
+        raise WorkspaceError("Azure's SDK is not installed", fix="pip install 'penala[azure]'") from None
+
+
+def target(place: str) -> "Target":
+    """Return the workspace that the option's value means, for a command without a recipe."""
+    from penala.azure.remote.target import nearest, of_file
+
+    _, _, file = place.partition("=")
+    return of_file(Path(file)) if file else nearest(Path.cwd())
+
+
+def connect(place: str) -> "Connection":
+    """Sign in to the workspace that `place` means."""
+    require_sdk()
+    from penala.azure.remote.connection import Connection
+
+    return Connection(target(place), interactive=sys.stdin.isatty())
+
+
+def run(
+    file: Path,
+    place: str,
+    *,
+    overrides: tuple[str, ...],
+    components: "Components",
+    job: str | None,
+    dry_run: bool,
+    force_rerun: bool,
+    deploy: bool,
+    yes: bool,
+    as_json: bool,
+    cache: Callable[[], Path],
+) -> dict[str, Any] | None:
+    """Run a recipe on Azure ML and return the result; None after a dry run."""
+    from penala.recipe import Recipe
+
+    recipe = Recipe.load(file, overrides)
+    require_sdk()
+    from penala.azure.remote import preflight
+    from penala.azure.remote.connection import Connection
+    from penala.azure.remote.run import RemoteRun
+    from penala.azure.remote.target import of_recipe
+
+    say(f"checking {file}")
+    where = target(place) if "=" in place else of_recipe(recipe)
+    wants_hub = not dry_run and any(
+        str(getattr(recipe.conversations, split)).startswith("hf://") for split in ("train", "validation", "test")
+    )
+    with fetching("Fetching conversations") as report:
+        here = preflight.check_here(
+            recipe, components, deploy=deploy, cache=cache() if wants_hub else None, report=report
+        )
+    named = recipe.azureml is not None and recipe.azureml.subscription_id is not None
+    place_later = f"azureml={file}" if named and "=" not in place else place
+    say(f"signing in to {where}")
+    connection = Connection(where, interactive=sys.stdin.isatty())
+    plan = preflight.check_there(connection, recipe, here, components, deploy=deploy, sent=job is not None)
+    for line in plan.notes:
+        say(line)
+    for line in plan.costs:
+        say(f"cost: {line}")
+    if dry_run:
+        say(f"{file} is fine; nothing was started. Next: `penala run {file} --on {place}`")
+        return None
+    if job is None and not yes:
+        _confirm(str(where))
+    with Display.choose(STAGES, as_json=as_json) as display:
+        started = RemoteRun(recipe, plan, display.show, again=f"penala run {file} --on {place}", on=place_later)
+        try:
+            result = started.execute(job=job, force_rerun=force_rerun, deploy=deploy)
+        except KeyboardInterrupt:
+            display.clear()
+            result = started.result | {"error": f"no longer watched; {started.next_step()}"}
+            say(str(result["error"]))
+            return result
+    if not as_json:
+        print_result(result, started.next_step(), place_later)
+    return result
+
+
+def _confirm(where: str) -> None:
+    """Ask before anything is billed; where nobody can answer, refuse."""
+    if not sys.stdin.isatty():
+        raise UsageError("would be billed, and nobody is here to say yes", where=where, fix="add --yes")
+    click.confirm(f"Start it in {where}?", abort=True, err=True)
+
+
+def print_result(result: dict[str, Any], next_step: str, place: str) -> None:
+    """Print what a run left in Azure, and the next commands."""
+    if result["error"]:
+        say(f"error: {result['error']}")
+        say(next_step)
+        return
+    print(f"job       {result['job']}")
+    print(f"model     {result['model']['name']}:{result['model']['version']}")
+    if endpoint := result["endpoint"]:
+        name = endpoint["name"]
+        print(f"endpoint  {endpoint['scoring_uri']}")
+        if result["reply"] is not None:
+            print(f"reply     {result['reply']}")
+        print(f"""\nAsk it:\n  echo '[{{"role": "user", "content": "Hello!"}}]' | penala invoke {name} --on {place}""")
+        print(f"Remove it, for it costs every hour:\n  penala endpoints delete {name} --on {place}")
