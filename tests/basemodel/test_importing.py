@@ -93,6 +93,22 @@ def test_mlflow_folders_of_the_three_flavours_are_taken(llama, tmp_path, notes, 
     assert not any(path.is_symlink() for path in (tmp_path / "out").iterdir())
 
 
+def test_an_mlflow_folder_of_ours_tells_which_base_model_it_is(llama, tmp_path, notes):
+    """Its id and its licence go on, so that a job that took the folder still knows the model by name."""
+    folder = as_mlflow(llama, tmp_path / "packed", "transformers", ("model", "model", "components/tokenizer"))
+    asset_id = "azureml://registries/r/models/Kopi/versions/2"
+    mlmodel = json.loads((folder / "MLmodel").read_text())
+    mlmodel["metadata"] = {"base_model_name": "Kopi", "base_model_asset_id": asset_id, "license": "MIT"}
+    (folder / "MLmodel").write_text(json.dumps(mlmodel))
+
+    import_model(folder, tmp_path / "out", tmp_path / "cache", notes[1])
+
+    found = json.loads((tmp_path / "out" / "model_selector_args.json").read_text())
+    assert (found["model_name"], found["licence"]) == ("Kopi", "MIT")
+    assert found["model_asset_id"] == asset_id
+    assert notes[0][-1].startswith("Kopi: ")
+
+
 def test_other_mlflow_flavours_are_refused_by_name(llama, tmp_path, notes):
     """A scikit-learn model is no chat model; the three that are taken are listed."""
     folder = as_mlflow(llama, tmp_path / "packed", "sklearn", ("model", "model", "model"))

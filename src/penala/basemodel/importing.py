@@ -11,7 +11,7 @@ from typing import Any
 
 from penala.basemodel.catalogue import Entry, MlflowSource, entry_of
 from penala.basemodel.folder import check_folder, count_parameters, linear_layers, link, model_files, read_json
-from penala.basemodel.mlflow_layout import model_name
+from penala.basemodel.mlflow_layout import metadata, model_name
 from penala.basemodel.sources import Report, obtain, origin
 
 SELECTOR = "model_selector_args.json"
@@ -48,7 +48,7 @@ def import_model(
     _write(out / SELECTOR, selector)
     size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
     parameters = selector["parameters"]
-    report({"event": "note", "text": f"{entry.name}: {parameters:,} parameters, {size / 1e6:,.0f} MB"})
+    report({"event": "note", "text": f"{selector['model_name']}: {parameters:,} parameters, {size / 1e6:,.0f} MB"})
     return {"parameters": parameters, "bytes": size}
 
 
@@ -77,13 +77,15 @@ def _selector(entry: Entry, folder: Path) -> dict[str, Any]:
     config = read_json(folder / "config.json")
     first = entry.sources[0]
     catalogued = bool(entry.created)
-    name = entry.name if catalogued or not isinstance(first, MlflowSource) else model_name(Path(first.path))
+    # without an entry of a catalogue, an MLflow folder tells what it is
+    mlflow = Path(first.path) if isinstance(first, MlflowSource) and not catalogued else None
+    told = metadata(mlflow) if mlflow else {}
     return {
-        "model_name": name,
+        "model_name": model_name(mlflow) if mlflow else entry.name,
         "model_version": entry.version if catalogued else None,
-        "model_asset_id": entry.id if catalogued else None,
+        "model_asset_id": entry.id if catalogued else told.get("base_model_asset_id"),
         "task": entry.task,
-        "licence": entry.licence,
+        "licence": entry.licence or told.get("license"),
         "model_type": config.get("model_type"),
         "parameters": count_parameters(folder),
         "context": config.get("max_position_embeddings"),

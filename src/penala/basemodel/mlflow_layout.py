@@ -53,5 +53,10 @@ def model_name(folder: Path) -> str:
         settings = found["flavors"].get(flavour)
         if isinstance(settings, dict) and (name := settings.get("huggingface_id")):
             return str(name)
-    metadata = found.get("metadata")
-    return str((metadata if isinstance(metadata, dict) else {}).get("base_model_name") or folder.name)
+    return str(metadata(folder).get("base_model_name") or folder.name)
+
+
+def metadata(folder: Path) -> dict[str, Any]:
+    """Return what MLmodel says of the model under `metadata`; nothing where that is no mapping."""
+    found = mlmodel(folder).get("metadata")
+    return found if isinstance(found, dict) else {}

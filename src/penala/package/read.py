@@ -43,12 +43,6 @@ def read_package(folder: Path) -> Package:
     return Package(folder, model, lock, metadata)
 
 
-def read_metadata(folder: Path) -> dict[str, Any]:
-    """Return what the MLmodel file of any MLflow model folder says of its model under `metadata`."""
-    metadata = _mlmodel(folder).get("metadata")
-    return metadata if isinstance(metadata, dict) else {}
-
-
 def _mlmodel(folder: Path) -> dict[str, Any]:
     path = folder / "MLmodel"
     try:

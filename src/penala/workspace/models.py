@@ -126,7 +126,7 @@ class Models:
         found = self.find(reference)
         if not isinstance(found, ModelRow):
             return _base_shown(found)
-        from penala.package.read import read_metadata
+        from penala.basemodel.mlflow_layout import metadata
 
         folder = self._workspace.folder / found.path
         is_mlflow = (folder / "MLmodel").is_file()
@@ -134,7 +134,7 @@ class Models:
             "type": "mlflow_model" if is_mlflow else "custom_model",
             "tags": found.tags,
             "properties": found.properties,
-            "metadata": read_metadata(folder) if is_mlflow else {},
+            "metadata": metadata(folder) if is_mlflow else {},
             "folder": str(folder),
         }
 

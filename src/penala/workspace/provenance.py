@@ -100,6 +100,8 @@ def explain(workspace: "Workspace", reference: str) -> dict[str, Any]:
     made = {
         "model": f"{found.name}:{found.version}",
         "id": f"azureml:{found.name}:{found.version}",
+        "base_model": found.properties.get("base_model"),
+        "base_model_id": _base_id(workspace.folder / found.path),
         "digest": found.digest,
         "created": found.created,
         "tags": found.tags,
@@ -109,6 +111,13 @@ def explain(workspace: "Workspace", reference: str) -> dict[str, Any]:
     }
     job = workspace.store.get(JobRow, name=found.job) if found.job else None
     return made | (_of_job(workspace, job) if job is not None else {"command": None})
+
+
+def _base_id(folder: Path) -> str | None:
+    """Return the id of the base model that a package names."""
+    from penala.basemodel.mlflow_layout import metadata
+
+    return metadata(folder).get("base_model_asset_id") if (folder / "MLmodel").is_file() else None
 
 
 def _of_job(workspace: "Workspace", job: JobRow) -> dict[str, Any]:
@@ -182,7 +191,7 @@ def _files_of(workspace: "Workspace", steps: Iterable[Mapping[str, Any]]) -> Ite
 def explained(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Yield what `explain` gave for a person, as (title, text)."""
     yield "model", f"{found['model']}  {_short(found['digest'])}"
-    yield "base model", found.get("base_model") or "-"
+    yield "base model", "  ".join(filter(None, (found["base_model"], found["base_model_id"]))) or "-"
     for one in found.get("data", ()):
         yield one["input"], f"{one['asset'] or one['path']}  {_short(one['digest'])}  {one['now']}"
     for title, value in (("rows", (found.get("rows") or {}).get("rows")), ("training", found.get("training"))):
