@@ -1,18 +1,84 @@
-"""penala jobs list | show | stream | logs | cancel | download"""
+"""penala jobs create | rerun | list | show | stream | logs | cancel | download"""
 
 import json
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from penala.cli.follow import Display, duration, follow
+from penala.cli.follow import Display, duration, fetching, follow
 from penala.cli.output import moment, say, table
+from penala.errors import PenalaError
+
+if TYPE_CHECKING:
+    from penala.workspace.client import Workspace
 
 
 @click.group()
 def command() -> None:
-    """Follow, stop and read jobs."""
+    """Create, follow, stop and read jobs."""
+
+
+@command.command()
+@click.option("-f", "--file", type=click.Path(path_type=Path), required=True, help="The job's YAML")
+@click.option("--set", "changes", metavar="KEY=VALUE", multiple=True, help="Change a value, e.g. inputs.epochs=3")
+@click.option("--name", help="The job's name [default: the document's, else a new one]")
+@click.option("--stream", "streamed", is_flag=True, help="Follow the job to its end")
+@click.option("--json", "as_json", is_flag=True, help="For machines; with --stream, one JSON object a line")
+@click.pass_obj
+def create(
+    workspace: str | None, file: Path, changes: tuple[str, ...], name: str | None, streamed: bool, as_json: bool
+) -> None:
+    """Run a pipeline, command or finetuning job written for Azure ML, e.g. penala jobs create -f job.yml
+
+    Everything that is wrong with it is told before anything runs.
+    """
+    from penala.workspace.client import Workspace
+    from penala.workspace.documents import read_job, submit_job
+
+    with Workspace.open(workspace, create=True) as opened:
+        with fetching("Fetching what the job needs") as report:
+            document = read_job(
+                file, workspace=opened, set_=(*changes, *([f"name={name}"] if name else [])), report=report
+            )
+        for note in document.notes:
+            say(note)
+        made = submit_job(opened, document)
+        _made(opened, made, streamed=streamed, as_json=as_json)
+
+
+@command.command()
+@click.argument("name")
+@click.option("--force-rerun", is_flag=True, help="Run every step again, even an unchanged one")
+@click.option("--stream", "streamed", is_flag=True, help="Follow the job to its end")
+@click.option("--json", "as_json", is_flag=True, help="For machines; with --stream, one JSON object a line")
+@click.pass_obj
+def rerun(workspace: str | None, name: str, force_rerun: bool, streamed: bool, as_json: bool) -> None:
+    """Run what a job ran once more, as a new job; what has not changed is reused."""
+    from penala.workspace.client import Workspace
+
+    with Workspace.open(workspace) as opened:
+        made = opened.jobs.rerun(name, force=force_rerun)
+        opened.jobs.start(made)
+        _made(opened, made, streamed=streamed, as_json=as_json)
+
+
+def _made(opened: "Workspace", name: str, *, streamed: bool, as_json: bool) -> None:
+    """Say which job was made, and follow it if asked to."""
+    if streamed:
+        if not as_json:
+            say(f"{name} is queued")
+        _stream(opened, name, as_json=as_json)
+    elif as_json:
+        print(json.dumps({"name": name, "status": opened.jobs.row(name).status}))
+    else:
+        print(f"{name} {opened.jobs.row(name).status}")
+        _say_next(name, "stream", "show", "cancel")
+
+
+def _say_next(name: str, *verbs: str) -> None:
+    say("next: " + ", ".join(f"`penala jobs {verb} {name}`" for verb in verbs))
 
 
 @command.command("list")
@@ -57,6 +123,7 @@ def show(workspace: str | None, name: str, as_json: bool) -> None:
     steps = [(step["name"], "Completed, reused" if step["reused"] else step["status"]) for step in shown["jobs"]]
     table(("step", "status"), steps)
     table(("output", "path"), [(output, about["path"]) for output, about in shown["outputs"].items()])
+    _say_next(name, *(("logs", "download", "rerun") if shown["ended"] else ("stream", "logs", "cancel")))
 
 
 @command.command()
@@ -68,14 +135,43 @@ def stream(workspace: str | None, name: str, as_json: bool) -> None:
     from penala.workspace.client import Workspace
 
     with Workspace.open(workspace) as opened:
-        with Display.choose(opened.jobs.titles(name), as_json=as_json) as display:
-            follow(opened, name, display, cancel=False)
-        result = opened.jobs.result(name)
+        _stream(opened, name, as_json=as_json)
+
+
+def _stream(opened: "Workspace", name: str, *, as_json: bool) -> None:
+    """Follow a job, print its result or its summary, and exit 1 unless it is Completed."""
+    with Display.choose(opened.jobs.titles(name), as_json=as_json) as display:
+        follow(opened, name, display, cancel=False)
+    result = opened.jobs.result(name)
     if as_json:
         print(json.dumps(result, ensure_ascii=False))
     else:
-        say(f"{name} is {result['status']}" + (f": {result['error']}" if result["error"] else ""))
+        _summarise(opened, name)
     sys.exit(0 if result["status"] == "Completed" else 1)
+
+
+def _summarise(opened: "Workspace", name: str) -> None:
+    """Print how a job ended: its steps and outputs, or why it failed and where the log is."""
+    row = opened.jobs.row(name)
+    steps = [
+        (step.name, "Completed, reused" if step.reused_from else step.status, _took(step))
+        for step in opened.jobs.steps(name)
+    ]
+    say(f"\nexecution summary of {name}: {row.status} in {_took(row)}")
+    table(("step", "status", "took"), steps)
+    if row.status == "Completed":
+        _say_next(name, "show", "download")
+        return
+    error = row.error or {}
+    if error.get("step"):
+        say(f"step {error['step']} failed")
+    for line in error.get("lines") or ():
+        say(f"    {line}")
+    if error.get("what"):
+        say(f"error: {PenalaError(error['what'], where=error.get('where'), fix=error.get('fix'))}")
+    if error.get("log"):
+        say(f"its log is {error['log']}")
+    _say_next(name, "logs", "rerun")
 
 
 @command.command()
