@@ -1,6 +1,7 @@
 """The walls of docs/design: which folder may import which."""
 
 import ast
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -54,6 +55,7 @@ def allowed(here: str, module: str) -> set[str]:
         "recipe": {"errors", "assets", "inputs"},
         "components": {"components", *STAGES, *BASE},
         "workspace": {"workspace", "components", *STAGES, *BASE},
+        "azure": {"azure", "workspace", *STAGES, *BASE, "__version__"},
         "cli": {"cli", "workspace", *BASE, "__version__"},
         "__init__": {"workspace", *BASE},
         "__main__": {"cli"},
@@ -74,9 +76,9 @@ def test_a_room_imports_only_the_rooms_it_may(module):
     assert not wrong
 
 
-@pytest.mark.parametrize("module", [module for module in MODULES if module.startswith("workspace/")])
-def test_the_workspace_imports_stages_only_inside_functions(module):
-    """Loading the workspace loads no stage, so that a quick verb stays quick."""
+@pytest.mark.parametrize("module", [module for module in MODULES if module.startswith(("workspace/", "azure/"))])
+def test_workspace_and_azure_import_stages_only_inside_functions(module):
+    """Loading them loads no stage, so that a quick verb stays quick."""
     wrong = [
         f"src/penala/{module}:{line} imports {name}"
         for line, name in imports(module, inside_functions=False)
@@ -84,6 +86,39 @@ def test_the_workspace_imports_stages_only_inside_functions(module):
     ]
 
     assert not wrong
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_the_sdk_of_azure_is_imported_in_its_room_and_nowhere_else(module):
+    """azure-ai-ml is an extra and takes seconds to load; one module of cli/ may ask for the room, inside a function."""
+    wrong = [
+        f"src/penala/{module}:{line} imports {name}"
+        for line, name in imports(module, inside_functions=True)
+        if name.split(".")[0] == "azure" and not module.startswith("azure/")
+    ]
+
+    assert not wrong
+
+
+@pytest.mark.parametrize("module", [module for module in MODULES if module.startswith("azure/")])
+def test_no_private_name_of_the_sdk_is_used(module):
+    """What begins with an underscore may be gone in the SDK's next version: ours alone is asked for by such a name."""
+    text = (ROOT / module).read_text(encoding="utf-8")
+    wrong = [
+        f"src/penala/{module}:{node.lineno} uses {ast.unparse(node)}"
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, ast.Attribute)
+        and re.match(r"_[a-zA-Z]", node.attr)
+        and not (isinstance(node.value, ast.Name) and node.value.id in ("self", "cls"))
+    ]
+    wrong += [
+        f"src/penala/{module}:{line} imports {name}"
+        for line, name in imports(module, inside_functions=True)
+        if re.match(r"azure\..*\b_[a-z]", name)
+    ]
+
+    assert not wrong
+    assert not re.findall(r"[gs]etattr\([^,]*, ['\"]_|azure\.[\w.]*\._", text)
 
 
 @pytest.mark.parametrize("module", MODULES)

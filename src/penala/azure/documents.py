@@ -1,0 +1,68 @@
+"""Jobs of the SDK as the documents that a workspace reads: `Job.dump()`, with its paths made absolute."""
+
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from azure.ai.ml import load_component
+from azure.ai.ml.entities import Job
+
+from penala.workspace.components import SHIPPED
+
+_BOUND = "${{"
+
+
+def as_document(job: Job) -> dict[str, Any]:
+    """Return the whole job as one document of the public job schema; nothing of it names a file by a relative path."""
+    document = dumped(job)
+    base = Path(str(job.base_path)).resolve()
+    for key in ("inputs", "training_data", "validation_data"):
+        if key in document:
+            document[key] = _absolute(document[key], base)
+    _settle_nodes(document, job, base)
+    return document
+
+
+def dumped(entity: Any) -> dict[str, Any]:
+    """Return what an entity dumps, as a mapping."""
+    text = io.StringIO()
+    entity.dump(text)
+    document: dict[str, Any] = yaml.safe_load(text.getvalue())
+    return document
+
+
+def _settle_nodes(document: dict[str, Any], pipeline: Any, base: Path) -> None:
+    """Make the paths of a pipeline's steps absolute, and name the components that penala ships instead of a copy."""
+    for name, node in document.get("jobs", {}).items():
+        node["inputs"] = _absolute(node.get("inputs") or {}, base)
+        component = node.get("component")
+        if not isinstance(component, dict):
+            continue
+        if (shipped := _shipped(component)) is not None:
+            node["component"] = shipped
+        elif "jobs" in component:
+            inner = pipeline.jobs[name].component
+            _settle_nodes(component, inner, Path(str(inner.base_path)).resolve())
+
+
+def _shipped(component: Mapping[str, Any]) -> str | None:
+    """Return the id of the component that penala ships, where `component` is a copy of it; else None."""
+    file = SHIPPED / f"{component.get('name')}.yaml"
+    if not file.is_file() or dumped(load_component(file)) != component:
+        return None
+    return f"azureml:{component['name']}:{component['version']}"
+
+
+def _absolute(value: Any, base: Path) -> Any:
+    """Return inputs with their relative paths, before which the SDK writes `azureml:`, made absolute."""
+    if not isinstance(value, Mapping):
+        return value
+    made = {key: _absolute(inner, base) for key, inner in value.items()}
+    path = made.get("path")
+    if isinstance(path, str) and _BOUND not in path:
+        bare = path.removeprefix("azureml:")
+        if bare.startswith(".") or (base / bare).exists():
+            made["path"] = str(base / bare)
+    return made

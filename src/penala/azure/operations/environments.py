@@ -1,0 +1,60 @@
+"""`client.environments`: remembered for the jobs that name them; every job runs in this workspace's Python."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from azure.ai.ml import load_environment
+from azure.ai.ml.entities import Environment
+from azure.core.exceptions import ResourceNotFoundError
+
+from penala import assets
+from penala.azure.failures import refusal, sdk_exceptions
+from penala.azure.place import AzurePlace, reference
+
+
+class EnvironmentOperations:
+    """The environments that a workspace was told of, in environments/NAME/VERSION.yaml."""
+
+    def __init__(self, place: AzurePlace) -> None:
+        self._place = place
+
+    def get(self, name: str, version: str | None = None, label: str | None = None) -> Environment:
+        """Return a version. Raises ResourceNotFoundError."""
+        with sdk_exceptions():
+            wanted = assets.parse(reference(name, version, label), "environments")
+        files = self._files(wanted.name)
+        found = [file for file in files if wanted.version in (assets.LATEST, file.stem)]
+        if not found:
+            versions = ", ".join(file.stem for file in files)
+            raise ResourceNotFoundError(f"no environment {wanted}; " + (f"there is {versions}" if versions else "none"))
+        return load_environment(found[-1])
+
+    def list(self, name: str | None = None, **_: Any) -> Iterator[Environment]:
+        """Return the versions of a name, or of all, newest first."""
+        names = [name] if name else sorted(folder.name for folder in self._home.glob("*"))
+        return iter([load_environment(file) for one in names for file in reversed(self._files(one))])
+
+    def create_or_update(self, environment: Environment) -> Environment:
+        """Remember an environment and return it; nothing is built."""
+        self._place.require_workspace("environments of your own")
+        if not environment.name:
+            raise refusal("an environment needs a name")
+        name = environment.name
+        version = str(environment.version or assets.next_version([file.stem for file in self._files(name)]))
+        with sdk_exceptions():
+            assets.require_name(name, version)
+        environment.version = version
+        file = self._home / name / f"{version}.yaml"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.unlink(missing_ok=True)  # the SDK writes over no file
+        environment.dump(file)
+        return self.get(name, version)
+
+    @property
+    def _home(self) -> Path:
+        return self._place.folder / "environments"
+
+    def _files(self, name: str) -> Sequence[Path]:
+        """Return the files of a name's versions, oldest first."""
+        return sorted((self._home / name).glob("*.yaml"), key=lambda file: file.stat().st_mtime_ns)

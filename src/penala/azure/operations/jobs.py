@@ -1,0 +1,232 @@
+"""`client.jobs`: the SDK's jobs become documents of the workspace, whose jobs come back as entities."""
+
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from azure.ai.ml import Output
+from azure.ai.ml.entities import (
+    CommandJob,
+    CustomModelFineTuningJob,
+    Job,
+    JobService,
+    PipelineJob,
+)
+from azure.ai.ml.exceptions import JobException
+from azure.core.polling import LROPoller
+
+from penala.azure.documents import as_document
+from penala.azure.failures import refusal
+from penala.azure.place import AzurePlace
+from penala.azure.poller import begin
+from penala.errors import PenalaError
+from penala.workspace.client import Workspace
+from penala.workspace.documents import read_job, submit_job
+from penala.workspace.events import Event
+from penala.workspace.plan import Plan
+from penala.workspace.store import JobRow, StepRow
+from penala.workspace.tail import Tail
+
+PROGRESS_S = 10.0  # between two lines of progress
+CHILD = "/"  # between a job's name and its step's, in the name of a child job
+
+
+class JobOperations:
+    """The jobs of a client's workspace."""
+
+    def __init__(self, place: AzurePlace) -> None:
+        self._place = place
+
+    def create_or_update(
+        self,
+        job: Job,
+        *,
+        description: str | None = None,
+        compute: str | None = None,
+        tags: dict[str, str] | None = None,
+        experiment_name: str | None = None,
+        **_: Any,
+    ) -> Job:
+        """Check a pipeline, command or finetuning job, start it and return it as it was queued.
+
+        Everything that is wrong is told at once, before anything runs (ValidationException).
+        """
+        self._place.require_workspace("jobs")
+        if not isinstance(job, Job):
+            raise refusal(f"{type(job).__name__} is no job")
+        given = {"description": description, "compute": compute, "tags": tags, "experiment_name": experiment_name}
+        document = as_document(job) | {key: value for key, value in given.items() if value is not None}
+        with self._place.opened() as workspace:
+            read = read_job(document, workspace=workspace, folder=Path.cwd(), report=_report)
+            for note in read.notes:
+                print(note)
+            return self._entity(workspace, workspace.jobs.row(submit_job(workspace, read)))
+
+    def get(self, name: str) -> Job:
+        """Return a job, or the child JOB/STEP of one. Raises ResourceNotFoundError."""
+        with self._place.opened() as workspace:
+            parent, _, step = name.partition(CHILD)
+            if not step:
+                return self._entity(workspace, workspace.jobs.row(name))
+            found = [child for child in self._children(workspace, parent) if child.name == name]
+            if not found:
+                raise refusal(f"job {parent} has no step {step}")
+            return found[0]
+
+    def list(self, *, parent_job_name: str | None = None, **_: Any) -> Iterator[Job]:
+        """Return all jobs, newest first, or the steps of one, in their order."""
+        with self._place.opened() as workspace:
+            if parent_job_name is not None:
+                return iter(self._children(workspace, parent_job_name))
+            rows = [workspace.jobs.row(summary.name) for summary in workspace.jobs.list()]
+            return iter([self._entity(workspace, row) for row in rows])
+
+    def stream(self, name: str) -> None:
+        """Print what happens in a job until it ends.
+
+        Raises JobException when it failed, not when it was canceled; Ctrl-C, which leaves it running, raises it too.
+        """
+        with self._place.opened() as workspace:
+            row = workspace.jobs.row(name)
+            heading = f"RunId: {name}\nWeb View: {self._folder(workspace, name)}"
+            print(f"{heading}\n")
+            lines = _Lines(workspace.jobs.titles(name))
+            try:
+                for event in workspace.jobs.follow(name, revive=True):
+                    lines.show(event)
+            except KeyboardInterrupt:
+                what = f"the job {name} goes on; jobs.stream follows it again, jobs.begin_cancel stops it"
+                raise JobException(message=what, no_personal_data_message="interrupted") from None
+            row = workspace.jobs.row(name)
+            print(f"\nExecution Summary\n=================\n{heading}\nStatus: {row.status}")
+            if row.status == "Failed":
+                raise JobException(
+                    message=f"Exception : \n {json.dumps({'error': _error(row)}, indent=4, ensure_ascii=False)}",
+                    no_personal_data_message="the job failed",
+                )
+
+    def begin_cancel(self, name: str) -> LROPoller[None]:
+        """Stop a job; finished steps stay done."""
+
+        def cancel() -> None:
+            with self._place.opened() as workspace:
+                workspace.jobs.cancel(name)
+                for _ in workspace.jobs.follow(name, revive=True):
+                    pass
+
+        return begin(cancel)
+
+    def download(
+        self, name: str, *, download_path: str | Path = ".", output_name: str | None = None, all: bool = False
+    ) -> None:
+        """Copy an output of an ended job to DOWNLOAD_PATH/named-outputs/OUTPUT; without a name, whatever there is."""
+        with self._place.opened() as workspace:
+            workspace.jobs.download(name, None if all else output_name, Path(download_path))
+
+    # -- entities --
+
+    def _entity(self, workspace: Workspace, row: JobRow) -> Job:
+        about = row.about or {}
+        common: dict[str, Any] = {
+            "name": row.name,
+            "id": f"{self._place.id}/jobs/{row.name}",
+            "display_name": row.display_name,
+            "status": row.status,
+            "services": {"Studio": JobService(endpoint=self._folder(workspace, row.name))},
+            **{key: about[key] for key in ("experiment_name", "description", "tags", "properties") if about.get(key)},
+        }
+        document = about.get("document", {})
+        if row.kind == "finetuning":
+            fields = ("task", "model", "training_data", "validation_data", "hyperparameters")
+            outputs = {"registered_model": _registered(row)}
+            return CustomModelFineTuningJob(
+                **common, **{key: document[key] for key in fields if key in document}, outputs=outputs
+            )
+        outputs = _outputs(row)
+        if row.kind == "command":
+            command = Plan.from_json(row.spec["plan"]).steps[0].command
+            return CommandJob(**common, command=command, outputs=outputs, compute=document.get("compute"))
+        return PipelineJob(**common, jobs={}, outputs=outputs)
+
+    def _children(self, workspace: Workspace, parent: str) -> Sequence[Job]:
+        """Return the steps of a job. A command job has none."""
+        row = workspace.jobs.row(parent)
+        if row.kind == "command":
+            return []
+        steps = {step.name: step for step in Plan.from_json(row.spec["plan"]).steps}
+        return [self._child(workspace, step, steps[step.name].display_name) for step in workspace.jobs.steps(parent)]
+
+    def _child(self, workspace: Workspace, step: StepRow, title: str) -> CommandJob:
+        reused = {"azureml.isreused": "true", "azureml.reusedrunid": step.reused_from} if step.reused_from else {}
+        more: dict[str, Any] = {
+            "name": f"{step.job}{CHILD}{step.name}",
+            "display_name": title,
+            "status": step.status,
+            "properties": reused,
+            "services": {"Studio": JobService(endpoint=self._folder(workspace, f"{step.job}/{step.name}"))},
+        }
+        return CommandJob(parent_job_name=step.job, **more)
+
+    @staticmethod
+    def _folder(workspace: Workspace, name: str) -> str:
+        return (workspace.jobs.folder / name).as_uri()
+
+
+def _outputs(row: JobRow) -> dict[str, Output]:
+    """Return the outputs of a job, each with the path by which `Model` and `Input` name it."""
+    plan, named = Plan.from_json(row.spec["plan"]), {one.output: one for one in Tail.from_json(row.spec["tail"]).assets}
+    found = {}
+    for output in plan.outputs:
+        asset: Mapping[str, Any] = {}
+        if output in named:
+            asset = {"name": named[output].name, "version": named[output].version}
+        path = f"azureml://jobs/{row.name}/outputs/{output}"
+        found[output] = Output(type=plan.output_type(output), path=path, **asset)
+    return found
+
+
+def _registered(row: JobRow) -> Output:
+    """Return the model that a finetuning job registers, with its version once there is one."""
+    wanted = Tail.from_json(row.spec["tail"]).register
+    assert wanted is not None
+    made = (row.result or {}).get("register") or {}
+    return Output(type="mlflow_model", name=wanted.name, version=made.get("version", wanted.version))
+
+
+def _error(row: JobRow) -> dict[str, Any]:
+    """Return why a job failed in Azure's shape, with the step, its last words and its log."""
+    error = row.error or {}
+    message = PenalaError(error.get("what", "the job failed"), where=error.get("where"), fix=error.get("fix"))
+    more = {key: error[key] for key in ("step", "lines", "log") if error.get(key)}
+    return {"code": "UserError", "message": str(message), **more}
+
+
+def _report(event: Mapping[str, Any]) -> None:
+    if event["event"] == "note":
+        print(event["text"])
+
+
+class _Lines:
+    """Prints a job's events; of progress, what is new and not too often."""
+
+    def __init__(self, titles: Mapping[str, str]) -> None:
+        self._titles = titles
+        self._last = 0.0
+
+    def show(self, event: Event) -> None:
+        """Print one event."""
+        data, title = event.data, self._titles.get(event.name, event.name)
+        if event.kind in ("step", "stage"):
+            seconds = data.get("seconds")
+            took = "" if seconds is None else f" in {seconds:.1f} s"
+            print(f"{title}: {data['status']}{took}")
+        elif event.kind == "note":
+            print(f"    {data['text']}")
+        elif event.kind == "progress":
+            now = time.monotonic()
+            if data["done"] == data["total"] or now - self._last >= PROGRESS_S:
+                self._last = now
+                loss = f", loss {data['loss']:.3f}" if data.get("loss") is not None else ""
+                print(f"    {data['done']}/{data['total']} {data.get('unit', '')}{loss}")

@@ -1,0 +1,69 @@
+"""Where a client's workspace lies, what it is called in Azure's ids, and the way in."""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from penala.azure.failures import refusal, sdk_exceptions
+from penala.workspace.addresses import Addresses
+from penala.workspace.client import Workspace
+from penala.workspace.places import Place
+
+NOBODY = "00000000-0000-0000-0000-000000000000"
+
+
+@dataclass(frozen=True, slots=True)
+class AzurePlace:
+    """A workspace of this machine under the names that Azure would give it; with `registry`, its catalogue."""
+
+    folder: Path
+    subscription: str
+    group: str
+    workspace: str
+    registry: str | None = None
+
+    @contextmanager
+    def opened(self) -> Iterator[Workspace]:
+        """Open the workspace for the calling thread, made where there is none; errors come out as the SDK's."""
+        with sdk_exceptions(), Workspace.open(self.folder, create=True) as workspace:
+            yield workspace
+
+    @property
+    def id(self) -> str:
+        """The workspace's id."""
+        owner = f"/subscriptions/{self.subscription}/resourceGroups/{self.group}"
+        return f"{owner}/providers/Microsoft.MachineLearningServices/workspaces/{self.workspace}"
+
+    def asset_id(self, kind: str, name: str, version: str) -> str:
+        """Return the id of a version of a model, a data asset, a component or an environment."""
+        home = f"azureml://registries/{self.registry}" if self.registry else self.id
+        return f"{home}/{kind}/{name}/versions/{version}"
+
+    def require_workspace(self, what: str) -> None:
+        """Refuse what a registry does not have."""
+        if self.registry is not None:
+            raise refusal(f"registry '{self.registry}' has no {what}; use a client of a workspace")
+
+
+def reference(name: str, version: object = None, label: str | None = None) -> str:
+    """Return NAME:VERSION or NAME@latest, after the SDK's own checks of the three."""
+    if version is not None and label is not None:
+        raise refusal("Cannot specify both version and label.")
+    if version is None and label is None:
+        raise refusal("Must provide either version or label.")
+    if label is not None and label != "latest":
+        raise refusal(f"{name} has no label {label!r}; the one label is latest")
+    return f"{name}:{version}" if label is None else f"{name}@{label}"
+
+
+def path_at(workspace: Workspace, address: str, kind: str, folder: object) -> Path:
+    """Return the file or folder that an entity's path means; relative ones start at `folder`."""
+    return Path(Addresses(workspace)(address, kind, Place("path", Path(str(folder)).resolve())).path)
+
+
+def job_of(address: str) -> str | None:
+    """Return the job of azureml://jobs/JOB/outputs/OUTPUT, in its short and its long form; else None."""
+    found = re.match(r"azureml://(?:subscriptions/.+/)?jobs/([^/]+)/outputs/", address)
+    return found[1] if found else None
