@@ -318,3 +318,11 @@ def test_a_store_that_may_not_be_written_is_named(tmp_path: Path) -> None:
     assert [line.split(":")[0] for line in said] == [str(tmp_path / "new"), str(made / "penala.db")]
     for line in said:
         assert "the workspace cannot be written; make it writable, or name another folder with --workspace" in line
+
+
+def test_a_list_of_jobs_is_read_from_its_index(store: Store) -> None:
+    """Ten thousand plans stay unread: the times of a job lie behind its plan in the table."""
+    names = ", ".join(field.name for field in fields(JobSummary))
+    plan = store.sql(f"explain query plan select {names} from jobs order by created desc, rowid desc")
+
+    assert "COVERING INDEX jobs_listed" in plan[0]["detail"]

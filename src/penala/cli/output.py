@@ -5,6 +5,7 @@ import sys
 import time
 from collections.abc import Iterable, Sequence
 
+_MANY_ROWS = 200  # rich takes half a millisecond for each
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # a terminal obeys them; names of files may hold them
 
 
@@ -20,15 +21,41 @@ def harmless(text: str) -> str:
 
 def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Print rows as an aligned table on stdout; plain text, so that a pipe can read it."""
+    cells = [["-" if cell is None else str(cell) for cell in row] for row in rows]
+    if not sys.stdout.isatty() or len(cells) > _MANY_ROWS:
+        _plain_table([list(header), *cells])
+        return
     from rich import box
     from rich.console import Console
     from rich.table import Table
 
-    grid = Table(*header, box=box.SIMPLE_HEAD if sys.stdout.isatty() else None, pad_edge=False, show_edge=False)
-    for row in rows:
-        grid.add_row(*("-" if cell is None else str(cell) for cell in row))
-    console = Console(width=None if sys.stdout.isatty() else 200, highlight=False, markup=False, emoji=False)
-    console.print(grid)
+    grid = Table(*header, box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    for row in cells:
+        grid.add_row(*row)
+    Console(highlight=False, markup=False, emoji=False).print(grid)
+
+
+def _plain_table(rows: Sequence[Sequence[str]]) -> None:
+    padded = map(_padded, zip(*rows, strict=True))
+    lines = [" ".join(row).rstrip() for row in zip(*padded, strict=True)]
+    print(harmless("\n".join(lines)))
+
+
+def _padded(column: Sequence[str]) -> list[str]:
+    """Return the cells of a column, all as wide as the widest."""
+    if all(map(str.isascii, column)):
+        width = max(map(len, column))
+        return [cell.ljust(width) for cell in column]
+    widths = list(map(_columns, column))
+    widest = max(widths)
+    return [cell + " " * (widest - width) for cell, width in zip(column, widths, strict=True)]
+
+
+def _columns(text: str) -> int:
+    """Return how many columns of a terminal a text fills."""
+    from unicodedata import combining, east_asian_width
+
+    return sum(0 if combining(letter) else 2 if east_asian_width(letter) in "WF" else 1 for letter in text)
 
 
 def moment(seconds: float) -> str:

@@ -9,7 +9,6 @@ import penala
 from penala.errors import WorkspaceError
 from penala.workspace import shim
 from penala.workspace.store import EventRow, Store, explain
-from penala.workspace.supervisor import ensure_if_needed
 
 if TYPE_CHECKING:
     from penala.workspace.component_store import ComponentStore
@@ -45,7 +44,10 @@ class Workspace:
             opened = cls(folder, Store(database, create=create))
             if create:
                 _note_environment(opened.store)
-            ensure_if_needed(folder)
+            if (folder / "endpoints").exists():
+                from penala.workspace.supervisor import ensure_if_needed
+
+                ensure_if_needed(folder)
             return opened
         except OSError as error:
             raise explain(error, folder) from None

@@ -30,7 +30,8 @@ _NAMING = {
     "components": "select digest, path from components",
     "deployments": "select settings from deployments",
 }
-_DIGEST = re.compile(r"(?<![0-9a-f])[0-9a-f]{64}(?![0-9a-f])")
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+_MENTION = re.compile(r"""["/]([0-9a-f]{64})(?=["/])""")  # in JSON or in a path
 _HALF_WRITTEN = (
     "*.tmp",
     "endpoints/*/*.tmp",
@@ -108,7 +109,7 @@ def artifacts(workspace: Path) -> list[Path]:
 
 def digests_in(texts: Iterable[Any]) -> set[str]:
     """Return everything in columns of text that can be a digest."""
-    return {found for text in texts if text for found in _DIGEST.findall(text)}
+    return {found for text in texts if text for found in _MENTION.findall(f'"{text}"')}
 
 
 def named_by(store: Store, without: Collection[str] = ()) -> dict[str, set[str]]:

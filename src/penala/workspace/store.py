@@ -65,6 +65,11 @@ MIGRATIONS = (
     create table catalogue(name text not null, version text not null, registry text not null, record text not null,
         created real not null, primary key(name, version));
     """,
+    # a list of jobs is read from this alone: in the table, a job's times lie behind its plan
+    """
+    create index jobs_listed on jobs(created, name, display_name, kind, status, started, ended);
+    drop index jobs_by_time;
+    """,
 )
 
 
@@ -405,10 +410,12 @@ class Store:
 
     def find(self, kind: type[Row], *, order: str = "rowid", limit: int = -1, **where: Any) -> list[Row]:
         """Return the rows whose columns have these values (a tuple: one of these), in SQL's `order`."""
-        names = ", ".join(column.name for column in fields(kind))
+        names = [column.name for column in fields(kind)]
         clause, values = _where(where)
-        found = self.sql(f"select {names} from {kind.table}{clause} order by {order} limit {limit}", *values)
-        return [kind(**{name: _decoded(name, row[name]) for name in row.keys()}) for row in found]  # noqa: SIM118
+        found = self.sql(f"select {', '.join(names)} from {kind.table}{clause} order by {order} limit {limit}", *values)
+        if JSON_COLUMNS.isdisjoint(names):
+            return [kind(*row) for row in found]
+        return [kind(*map(_decoded, names, row)) for row in found]
 
     def get(self, kind: type[Row], **where: Any) -> Row | None:
         """Return the first row whose columns have these values, or None."""

@@ -1,0 +1,32 @@
+"""How tables are printed where a pipe or a file reads them."""
+
+import sys
+
+import pytest
+
+from penala.cli.output import table
+
+
+def test_columns_are_aligned(capsys: pytest.CaptureFixture[str]) -> None:
+    """By what a terminal shows: wide letters count twice, combining ones not at all; nothing is cut or folded."""
+    table(("name", "about"), [("a", "x" * 300), ("日本", None), ("e\u0301", "y")])
+
+    assert capsys.readouterr().out.splitlines() == ["name about", f"a    {'x' * 300}", "日本 -", "e\u0301    y"]
+
+
+def test_control_characters_are_spelled_out(capsys: pytest.CaptureFixture[str]) -> None:
+    """A name cannot clear the screen."""
+    table(("name",), [("a\x1b[2J",)])
+
+    assert capsys.readouterr().out == "name\na\\x1b[2J\n"
+
+
+def test_many_rows_are_printed_plainly_on_a_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Drawing them takes rich seconds."""
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setitem(sys.modules, "rich", None)
+    table(("number",), [(number,) for number in range(1000)])
+
+    assert len(capsys.readouterr().out.splitlines()) == 1001
