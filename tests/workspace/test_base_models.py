@@ -110,6 +110,7 @@ def test_versions_count_up_and_the_same_keeps_its_own(workspace, model):
     """Other tags are another version; latest is what was added last, also over a shipped entry."""
     first = workspace.models.add("kopi-base", str(model))
     assert workspace.models.add("kopi-base", str(model)) == first
+    assert workspace.models.add("kopi-base", f"{model.parent}/./{model.name}/") == first
     assert workspace.models.add("kopi-base", str(model), tags={"a": "b"}).version == "2"
     workspace.models.add("kopi-base", str(model), "1.5", tags={"a": "c"})
 

@@ -6,7 +6,6 @@ An entry of the user's names files where they lie; what they hold is remembered,
 import json
 import tempfile
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -70,20 +69,20 @@ def _tuned(workspace: "Workspace", named: set[str]) -> "list[Entry]":
 
 def inputs(entry: "Entry") -> dict[str, str]:
     """Return the inputs of the pipeline that stand for `entry`."""
-    from penala.basemodel.catalogue import HubSource, MlflowSource, WheelSource, shipped
+    from penala.basemodel.catalogue import FolderSource, GgufSource, HubSource, MlflowSource, shipped
 
     if entry in shipped():
         return {"catalogue_model": entry.reference}
     source, found = entry.sources[0], {}
     fields = {name: value for name, value in entry.to_dict().items() if name in IMPORTED and value}
     match source:
-        case WheelSource() | HubSource():
-            if not entry.created and isinstance(source, HubSource):
-                return {"huggingface_id": source.repo}
+        case HubSource() if not entry.created:
+            return {"huggingface_id": source.repo}
+        case HubSource():
             fields["sources"] = entry.to_dict()["sources"]
         case MlflowSource():
             found["mlflow_model_path"] = source.path
-        case _:
+        case FolderSource() | GgufSource():
             found["pytorch_model_path"] = source.path
     if entry.created:  # it is known by a name, which the imported model carries on
         found["catalogue_model"] = json.dumps(fields, sort_keys=True)
@@ -115,11 +114,11 @@ def add(
 
     assets.require_name(name, version)
     assets.require_name(registry)
-    found = catalogue.resolve(source if _is_hub_id(source) else str(Path(source).expanduser().absolute()))
-    facts = _facts(workspace, found, report)
+    source = source if _is_hub_id(source) else str(Path(source).expanduser().absolute())
+    found = catalogue.resolve(source)
     record = {
         **found.to_dict(),
-        **facts,
+        **_facts(workspace, found, report),
         "name": name,
         "registry": registry,
         "task": task or str((tags or {}).get("task") or "chat-completion"),
@@ -144,12 +143,12 @@ def _insert(workspace: "Workspace", entry: "Entry", version: str | None) -> "Ent
         raise UsageError("is the name of a tuned model", where=entry.name, fix="choose another name")
     with workspace.store.transaction():
         known = [one for one in (*catalogue.shipped(), *entries(workspace)) if one.name == entry.name]
-        for one in known:
-            if replace(one, version="", created="") == replace(entry, version="", created="") and version in (
-                None,
-                one.version,
-            ):
-                return one
+        wanted = replace(entry, version="", created="")
+        same = [
+            one for one in known if replace(one, version="", created="") == wanted and version in (None, one.version)
+        ]
+        if same:
+            return same[0]
         version = version or assets.next_version([one.version for one in known])
         if version in {one.version for one in known}:
             fix = "choose another version, or leave it out for the next number"
@@ -242,10 +241,10 @@ def package(workspace: "Workspace", entry: "Entry", report: Report) -> Path:
             imported, made = Path(work) / "imported", Path(work) / "package"
             import_model(entry, imported, workspace.cache, report)
             write_package(imported, made, base=imported, report=report)
-            with suppress(FileExistsError):  # another process was faster
-                made.rename(home)
+            made.rename(home)
     except OSError as error:
-        raise explain(error, home) from None
+        if not home.is_dir():  # else another process was faster
+            raise explain(error, home) from None
     return home
 
 

@@ -124,7 +124,11 @@ class DataAssets:
             sync_files(copy / name for name in file_names(copy))
             digest, found = digest_of(copy), digest_of(content)
             if not claim(self._store, digest):
-                copy.rename(artifacts / digest)
+                try:
+                    copy.rename(artifacts / digest)
+                except OSError:
+                    if not (artifacts / digest).is_dir():  # else another process was faster
+                        raise
         return f"artifacts/{digest}{'' if source.is_dir() else f'/{source.name}'}", found
 
 
