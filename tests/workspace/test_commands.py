@@ -88,6 +88,21 @@ def test_parts_without_their_values_are_left_out() -> None:
     assert placeholders(template) == ({"outputs.c"}, {"inputs.a", "inputs.b"}, set())
 
 
+def test_continued_lines_are_one_line() -> None:
+    """As in a shell, whether one is needed or not; between single quotes they stay."""
+    words = ["prog", "--a", "it's", "--b", "2"]
+    assert render("prog \\\n  --a ${{inputs.a}} \\\r\n  --b 2", {"inputs.a": "it's"}).argv == words
+    script = "printf %s \\\n  'a\\\nb'"
+    ran = subprocess.run(render(script, {}).argv, capture_output=True, text=True)
+    assert ran.stdout == "a\\\nb"
+
+
+@pytest.mark.parametrize("template", ["exit 3", "cd ..", "export A=1", ". ./file", "source file", "ulimit -n"])
+def test_what_only_a_shell_knows_goes_to_one(template: str) -> None:
+    """There is no program called exit."""
+    assert render(template, {}).argv == ["bash", "-c", template]
+
+
 def test_python_is_the_one_that_runs_penala() -> None:
     """A step runs in the same environment as penala, whatever is first in PATH."""
     assert render("python -m x", {}).argv == [sys.executable, "-m", "x"]

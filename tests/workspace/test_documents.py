@@ -523,6 +523,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "node output": (pipeline(a={**count(), "outputs": {"count": None}}), "'count' has no output 'count'; did you mean"),
     "placeholder": ({"command": "ls ${{inputs.a}}"}, "uses inputs.a, which is not declared"),
     "unset placeholder": ({"command": "ls ${{inputs.a}}", "inputs": {"a": None}}, "needs inputs.a, which has no value"),
+    "open quote": ({"command": "echo 'abc"}, "command: .*cannot be read: No closing quotation"),
     "expression": ({"command": "ls ${{search_space.x}}"}, r"uses \${{search_space.x}}"),
     "component": (pipeline(a={"component": "./none.yml"}), "jobs.a.component: .*none.yml: there is no such component"),
     "asset": (

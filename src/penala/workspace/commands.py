@@ -21,6 +21,27 @@ _MARK = re.compile("\ue000(\\d+)\ue001")  # stands for a value while a shell's g
 _NEEDS_SHELL = frozenset("|&;<>()$`*?[]{}~#!\n")
 _SHELL = r"(?:\S*/)?(?:ba|da|z|k)?sh"
 _ASSIGNMENT = re.compile(r"\w+=")
+_CONTINUED = re.compile(r"\\\r?\n")
+# words that no program but the shell itself answers to
+_BUILTINS = frozenset(
+    {".", ":", "alias", "builtin", "cd", "command", "declare", "eval", "exec", "exit", "export", "hash", "let", "local"}
+    | {
+        "popd",
+        "pushd",
+        "read",
+        "readonly",
+        "return",
+        "set",
+        "shift",
+        "shopt",
+        "source",
+        "time",
+        "times",
+        "trap",
+        "type",
+    }
+    | {"ulimit", "umask", "unalias", "unset", "wait"}
+)
 # `bash -c '...'` or `bash -c "..."` inside a longer script
 _NESTED = re.compile(rf"""(?<![^\s;&|(])({_SHELL}\s+(?:-\w+\s+)*-\w*c\s+)(?:'([^']*)'|"((?:[^"\\]|\\.)*)")""")
 
@@ -69,9 +90,16 @@ def render(template: str, values: Mapping[str, str]) -> Command:
 
 def _words(text: str, template: str) -> list[str]:
     """Cut a command into words, or hand it whole to bash when it uses more of a shell than quotes."""
-    if _ASSIGNMENT.match(text) or any(
-        char in _NEEDS_SHELL if context == "code" else context == "double" and char in "$`"
-        for _, char, context in _scan(text)
+    if "'" not in text:  # a shell joins continued lines, but not between single quotes
+        text = _CONTINUED.sub("", text)
+    if (
+        _ASSIGNMENT.match(text)
+        or text.partition(" ")[0] in _BUILTINS
+        or _CONTINUED.search(text)
+        or any(
+            char in _NEEDS_SHELL if context == "code" else context == "double" and char in "$`"
+            for _, char, context in _scan(text)
+        )
     ):
         return ["bash", "-c", text]
     try:

@@ -12,7 +12,7 @@ from penala.errors import PenalaError, UsageError, near
 from penala.inputs import DATA_TYPES, LITERAL_TYPES, InputSpec
 from penala.workspace.artifacts import digest_of
 from penala.workspace.code import code_digest
-from penala.workspace.commands import placeholders
+from penala.workspace.commands import placeholders, render
 from penala.workspace.components import MODES, Binding, CommandComponent, Node, PipelineComponent
 from penala.workspace.places import Place, Problems
 from penala.workspace.plan import File, Literal, Plan, Step, Upstream, Value, feeders
@@ -234,13 +234,18 @@ class Planner:
         )
 
     def _check_command(self, component: CommandComponent, values: Mapping[str, Value], place: Place) -> None:
-        """Refuse a command that needs an input which has no value."""
+        """Refuse a command that needs an input which has no value, or that cannot be made of values."""
         required, _, _ = placeholders(component.command)
+        before = len(self.problems.found)
         for name in sorted(required):
             kind, _, key = name.partition(".")
             if kind == "inputs" and key not in values and (component.open or key in component.inputs):
                 fix = f"give it a value, or write $[[... ${{{{{name}}}}}]] in the command"
                 self.problems.add(f"the command needs {name}, which has no value", place.at("inputs", key), fix)
+        if len(self.problems.found) == before:
+            names = [f"inputs.{name}" for name in values] + [f"outputs.{name}" for name in component.outputs]
+            with self.problems.collected(component.place.at("command")):
+                render(component.command, dict.fromkeys(names, "x"))
 
     def _source(self, component: CommandComponent) -> str | None:
         with self.problems.collected(component.place.at("code")):
