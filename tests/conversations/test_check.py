@@ -1,6 +1,7 @@
 """Every rule, by the smallest row that breaks it, and the face of a check."""
 
 import json
+import operator
 import os
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -305,13 +306,22 @@ def test_what_is_printed_cannot_steer_a_terminal(write):
     summary.encode("utf-8")
 
 
-def test_rows_can_be_let_go(write, rows):
-    """With keep=False the counts are the same and no conversation is kept."""
-    path = write("a.jsonl", [*rows(12), {}])
-    kept, counted = check(path), check(path, keep=False)
+def test_rows_are_read_anew_from_any_number_on(write, rows, tmp_path):
+    """Rows of several files and layouts, bad ones between, start where they are asked to start."""
+    good = rows(40)
+    write("set/a.jsonl", [*good[:12], {}, *good[12:20]])
+    write("set/b.json", json.dumps([{}, *good[20:30]]))
+    write("set/c.csv", "prompt,completion\n" + "".join(f"{i}?,{i}\n" for i in range(5)))
+    write("set/d.jsonl", "\n\n" + "".join(json.dumps(row) + "\r\n" for row in good[30:]))
+    checked = check(tmp_path / "set")
+    every = list(checked.rows_again())
+    places = operator.attrgetter("file", "line", "row")
 
-    assert (counted.rows, counted.good, counted.conversations) == (13, 12, [])
-    assert counted.as_dict() == kept.as_dict()
+    assert len(every) == checked.good == 45
+    for start in range(46):
+        again = list(checked.rows_again(start))
+        assert again == every[start:]
+        assert list(map(places, again)) == list(map(places, every[start:]))
 
 
 @pytest.mark.parametrize(
@@ -379,11 +389,12 @@ def test_no_row_is_too_strange_to_be_judged(values, schema):
         path = Path(folder, "a.jsonl")
         path.write_text("{}\n{}\n" + "".join(json.dumps(value) + "\n" for value in values), encoding="utf-8")
         checked = check(path, schema=schema)
+        good = {conversation.line for conversation in checked.rows_again()}
 
     bad = {finding.line for finding in checked.findings if finding.level == "error"}
     assert checked.rows == len(values) + 2
     assert checked.bad == len(bad)
-    assert bad.isdisjoint(conversation.line for conversation in checked.conversations)
+    assert bad.isdisjoint(good)
 
 
 @settings(max_examples=150, deadline=None)

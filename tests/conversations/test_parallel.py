@@ -7,7 +7,7 @@ import pytest
 
 from penala.conversations import parallel
 from penala.conversations.check import check
-from penala.conversations.plain import PlainReader
+from penala.conversations.judge import Judge
 
 
 @pytest.fixture
@@ -15,10 +15,10 @@ def both(monkeypatch):
     """Check a file on one core, and on two; return both outcomes."""
 
     def both(path):
-        alone = check(path, keep=False)
+        alone = check(path)
         monkeypatch.setattr(parallel, "LARGE_BYTES", 1)
         monkeypatch.setattr(parallel, "num_cores", lambda: 2)
-        return alone, check(path, keep=False)
+        return alone, check(path)
 
     return both
 
@@ -38,10 +38,8 @@ def test_several_processes_find_what_one_finds(write, rows, both):
 
 def test_a_process_that_dies_loses_no_row(write, rows, both, monkeypatch):
     """What it had is looked at here."""
-    path, here, read = write("a.jsonl", rows(600)), os.getpid(), PlainReader.read
-    monkeypatch.setattr(
-        PlainReader, "read", lambda self, line: read(self, line) if os.getpid() == here else os._exit(9)
-    )
+    path, here, block = write("a.jsonl", rows(600)), os.getpid(), Judge.block
+    monkeypatch.setattr(Judge, "block", lambda self, data: block(self, data) if os.getpid() == here else os._exit(9))
     alone, together = both(path)
 
     assert together.as_dict() == alone.as_dict()

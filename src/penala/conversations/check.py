@@ -3,39 +3,29 @@
 import functools
 import json
 from array import array
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from penala.conversations import parallel
-from penala.conversations.conversation import NOTHING, Conversation, Finding, Level, Message
-from penala.conversations.decode import decode_row
+from penala.conversations.conversation import Conversation, Finding, Level
 from penala.conversations.faults import CODES, Fault
-from penala.conversations.files import find_files, read_records
-from penala.conversations.plain import PlainReader, PlainRow, Proof
+from penala.conversations.files import find_files, read_pieces, readable, records_of, start_of_lines
+from penala.conversations.json_text import unix_lines
+from penala.conversations.judge import Judge, Verdict, Verdicts
 from penala.conversations.records import Record, Unreadable
-from penala.conversations.rules import faults_of, has_marker
-from penala.conversations.schemas import (
-    COLUMNS,
-    Names,
-    Row,
-    check_names,
-    commonest_schema,
-    read_row,
-    renamed,
-)
-from penala.conversations.seen import Said, Seen, row_key
+from penala.conversations.schemas import COLUMNS, Names, check_names, commonest_schema, renamed
+from penala.conversations.seen import Said, Seen
 from penala.errors import DataError
 
 MINIMUM_ROWS = 10  # what training needs, as on Azure (contract §1.5)
 VOTING_ROWS = 1000  # the schema of a file is that of most of its first rows
 SHOWN_LINES = 5
 LEVELS: tuple[Level, ...] = ("error", "warning", "note")
-# message keys that templates or training read
-RENDERED_KEYS = {"tool_calls", "tool_call_id", "weight"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +48,7 @@ class Part:
     rows: int = 0
     good: int = 0
     bad: Counter[str] = field(default_factory=Counter)
-    conversations: list[Conversation] = field(default_factory=list)
-    keys: "array[int]" = field(default_factory=lambda: array("q"))  # of the good rows: the same for the same words
+    keys: "array[int]" = field(default_factory=lambda: array("Q"))  # of the good rows: the same for the same words
     unreadable: int = 0  # files that cannot be read at all
 
 
@@ -70,7 +59,7 @@ class Check:
     parts: list[Part]
     findings: list[Finding]
     schemas: dict[str, str]  # file -> the schema that it was read in
-    rows_again: Callable[[], Iterator[Conversation]]  # reads the good rows anew, in file order
+    rows_again: Callable[..., Iterator[Conversation]]  # reads the good rows anew, in file order, from number `start` on
 
     @property
     def rows(self) -> int:
@@ -89,8 +78,8 @@ class Check:
 
     @property
     def conversations(self) -> list[Conversation]:
-        """The good rows in file order (none when the check was told not to keep them)."""
-        return [conversation for part in self.parts for conversation in part.conversations]
+        """The good rows in file order, read anew."""
+        return list(self.rows_again())
 
     @property
     def bad_rows(self) -> dict[str, int]:
@@ -126,47 +115,90 @@ def check(
     schema: str = "auto",
     columns: Mapping[str, str] | None = None,
     minimum_rows: int = MINIMUM_ROWS,
-    keep: bool = True,
+    keep: bool = False,
     each: Callable[[Judged], None] | None = None,
 ) -> Check:
     """Read every row of every path and say everything that is wrong with it.
 
     Each path (a file, a folder of shards or a glob) is a split of its own: fewer than `minimum_rows` good rows in one
-    are a warning, and so is a row that stands in two. `columns` maps our column names to the files'. With `keep` false
-    the rows are let go once checked, so that memory stays flat; `each` is called with every row in file order. Raises
-    UsageError for a path that does not exist.
+    are a warning, and so is a row that stands in two. `columns` maps our column names to the files'. No row is kept;
+    `each` is called with every row in file order. Raises UsageError for a path that does not exist.
     """
     names = columns or {}
     check_names(schema, names)
     listed = [paths] if isinstance(paths, str | Path) else paths
     found = [(str(path), find_files(path)) for path in listed]
-    checker = _Checker(schema, names, keep, each)
+    checker = _Checker(schema, names, each)
     for path, (files, skipped) in found:
         checker.begin(path)
         for file in skipped:
             checker.say(str(file), None, Fault("skipped_file", "", "is not a data file"))
         for file in files:
-            checker.part.conversations.extend(checker.rows_of(file))
+            checker.read(file)
         if checker.part.good < minimum_rows and not checker.part.unreadable:
             checker.say(path, None, Fault("too_few_rows", "", f"has {checker.part.good} good rows of {minimum_rows}"))
-    files = [file for _, (files, _) in found for file in files]
-    again = functools.partial(_good_rows, files, checker.parts, schema, names)
-    return Check(checker.parts, checker.findings, checker.schemas, again)
+    again = functools.partial(_good_rows, checker.files, checker.parts)
+    schemas = {str(file.path): file.judge.schema for file in checker.files}
+    return Check(checker.parts, checker.findings, schemas, again)
 
 
-def _good_rows(files: Sequence[Path], parts: Sequence[Part], schema: str, names: Names) -> Iterator[Conversation]:
-    """Read the good rows of `parts` anew. Raises DataError where they are no longer what they were."""
-    expected = chain.from_iterable(part.keys for part in parts)
-    checker = _Checker(schema, names, True, None)
-    checker.seen = None  # what is repeated has been said
-    checker.begin("")
+class _Mark(NamedTuple):
+    """A place to start reading from: the counts before it, and where it lies in the file."""
+
+    good: int
+    rows: int
+    lines: int
+    offset: int
+
+
+@dataclass(slots=True)
+class _File:
+    """A file as it was checked: how to read it again."""
+
+    path: Path
+    judge: Judge
+    known: frozenset[str]  # column names that somebody would read
+    good: int = 0
+    marks: list[_Mark] = field(default_factory=list)  # in file order, where the file can be read from any line on
+
+
+def _good_rows(files: Sequence[_File], parts: Sequence[Part], start: int = 0) -> Iterator[Conversation]:
+    """Read the good rows of `parts` anew from number `start` on, from 0.
+
+    Raises DataError where they are no longer what they were.
+    """
+    keys = array("Q", chain.from_iterable(part.keys for part in parts))
+    at = 0
     for file in files:
-        for conversation in checker.rows_of(file):
-            if checker.part.keys[-1] != next(expected, None):
-                raise _changed(f"{file}:{conversation.line}", "holds another row than when it was checked")
+        skipped = min(max(start - at, 0), file.good)
+        at += skipped
+        if skipped == file.good:
+            continue
+        for said, conversation in _good_rows_of(file, skipped):
+            if at == len(keys) or said.key != keys[at]:
+                raise _changed(f"{file.path}:{conversation.line}", "holds another row than when it was checked")
+            at += 1
             yield conversation
-    if next(expected, None) is not None:
+    if at < len(keys):
         raise _changed(" ".join(part.path for part in parts), "has fewer good rows than when it was checked")
+
+
+def _good_rows_of(file: _File, skip: int) -> Iterator[tuple[Said, Conversation]]:
+    mark = max((mark for mark in file.marks if mark.good <= skip), default=_Mark(0, 0, 0, 0))
+    row, good = mark.rows, mark.good
+    try:
+        for line, data in records_of(read_pieces(file.path, file.known, mark.offset), mark.lines + 1):
+            if isinstance(data, Fault) and CODES[data.code].level == "note":
+                continue
+            row += 1
+            verdict, contents = file.judge.row(data)
+            if contents is None or verdict.said is None:
+                continue
+            good += 1
+            if good > skip:
+                yield verdict.said, Conversation(*contents, str(file.path), line, row)
+    except Unreadable:
+        pass  # the rows before its damaged end were counted
 
 
 def _changed(where: str, what: str) -> DataError:
@@ -196,14 +228,12 @@ def require(checked: Check, *, split: Literal["train", "validation", "test"], on
 class _Checker:
     """Carries what outlives a file: the findings, the rows seen so far, and the part that is being read."""
 
-    def __init__(self, schema: str, names: Names, keep: bool, each: Callable[[Judged], None] | None) -> None:
-        self.schema, self.names, self.keep, self.each = schema, names, keep, each
+    def __init__(self, schema: str, names: Names, each: Callable[[Judged], None] | None) -> None:
+        self.schema, self.names, self.each = schema, names, each
         self.parts: list[Part] = []
+        self.files: list[_File] = []
         self.findings: list[Finding] = []
-        self.schemas: dict[str, str] = {}
-        self.seen: Seen | None = Seen()
-        # a header is known by any name that somebody would read
-        self.known = COLUMNS | frozenset(names.values())
+        self.seen = Seen()
 
     @property
     def part(self) -> Part:
@@ -217,16 +247,20 @@ class _Checker:
         path, message = _printable(fault.path), _printable(fault.message)
         self.findings.append(Finding(file, line, path, level, fault.code, message, fault.fix or fix))
 
-    def rows_of(self, path: Path) -> Iterator[Conversation]:
-        """Read one file, and yield its good rows where they are kept; what makes it unreadable is a finding."""
+    def read(self, path: Path) -> None:
+        """Read one file; what makes it unreadable is a finding."""
         try:
-            records = read_records(path, self.known)
-            first = list(islice(records, VOTING_ROWS))
-            reader = _FileReader(self, str(path), first)
-            for (line, data), proof in reader.proved(chain(first, records), path):
-                conversation = reader.take(line, data, proof)
-                if self.keep and conversation is not None:
-                    yield conversation
+            # a header is known by any name that somebody would read
+            known = COLUMNS | frozenset(self.names.values())
+            pieces = read_pieces(path, known)
+            first = _first(pieces)
+            voting = islice(records_of(first), VOTING_ROWS)
+            rows = [renamed(row, self.names) for _, data in voting if isinstance(row := _peek(data), dict)]
+            schema = commonest_schema(rows) if self.schema == "auto" else self.schema
+            judge = Judge(schema, self.names, list(rows[0]) if rows else [])
+            self.files.append(_File(path, judge, known))
+            reader = _FileReader(self, self.files[-1])
+            reader.read(first, pieces)
             reader.finish()
         except Unreadable as error:
             self.part.unreadable += 1
@@ -234,118 +268,121 @@ class _Checker:
 
 
 class _FileReader:
-    """Takes the records of one file, in the schema that most of its first records have."""
+    """Takes what is said of the rows of one file, looks around, and counts."""
 
-    def __init__(self, checker: _Checker, file: str, first: Sequence[Record]) -> None:
-        self.checker, self.file = checker, file
-        self.names, self.part, self.each = checker.names, checker.part, checker.each
-        self.is_wanted = checker.keep or self.each is not None
-        rows = [renamed(row, self.names) for _, data in first if isinstance(row := _peek(data), dict)]
-        self.schema = commonest_schema(rows) if checker.schema == "auto" else checker.schema
-        checker.schemas[file] = self.schema
-        is_plain = self.schema == "messages" and not self.names
-        self.columns = list(rows[0]) if rows else []
-        self.is_lines = any(isinstance(data, bytes) for _, data in first)
-        self.plain = PlainReader(self.columns) if is_plain else None
-        self.row = self.line = 0
+    def __init__(self, checker: _Checker, file: _File) -> None:
+        self.checker, self.file, self.name = checker, file, str(file.path)
+        self.part, self.judge, self.seen = checker.part, file.judge, checker.seen
+        self.row = 0
+        self.line = 0  # of the last record
+        self.lines = 0  # in the blocks before
+        self.shares_line = False  # one line holds several rows: the list was not printed over lines
         self.markers: list[int] = []  # lines
         self.unrendered: dict[str, list[int]] = {}  # key -> lines, one a message
+        self.seen.begin(len(checker.parts), self.name)
 
-    def proved(self, records: Iterator[Record], path: Path) -> Iterator[tuple[Record, Proof | None]]:
-        """Yield the records, with proofs that they are plain where other processes can make them."""
-        if not self.is_lines or self.plain is None or self.is_wanted or not parallel.pays(path):
-            return ((record, None) for record in records)
-        return parallel.proved(records, self.columns)
+    def read(self, first: list[bytes | Record], more: Iterator[bytes | Record]) -> None:
+        """Take every record of the file."""
+        if self.checker.each is not None:
+            for line, data in records_of(chain(first, more)):
+                self._take_record(line, data, self.checker.each)
+            return
+        pieces: Iterator[bytes | Record | Verdicts] = chain(first, more)
+        with readable():
+            offset = start_of_lines(self.file.path) if first and isinstance(first[0], bytes) else None
+            if offset is not None and parallel.pays(self.file.path):
+                pieces = parallel.judged(self.file.path, offset, self.judge)
+        for piece in pieces:
+            if isinstance(piece, tuple):
+                self._take_record(*piece, None)
+                continue
+            verdicts = self.judge.block(piece) if isinstance(piece, bytes) else piece
+            if offset is not None:
+                self.file.marks.append(_Mark(self.file.good, self.row, self.lines, offset))
+                offset += verdicts.num_bytes
+            self._take_block(verdicts)
 
-    def take(self, line: int, data: bytes | dict[str, Any] | Fault, proof: Proof | None) -> Conversation | None:
-        """Take one record; return the row when it is good, and somebody wants it."""
+    def _take_record(
+        self, line: int, data: bytes | dict[str, Any] | Fault, each: Callable[[Judged], None] | None
+    ) -> None:
         if isinstance(data, Fault) and CODES[data.code].level == "note":
-            self.checker.say(self.file, None, data)
-            return None
+            self.checker.say(self.name, None, data)
+            return
+        self.shares_line, self.line = line == self.line, line
+        said = len(self.checker.findings)
+        verdict, contents = self.judge.row(data)
+        self._take(line, verdict)
+        if each is not None:
+            conversation = None if contents is None else Conversation(*contents, self.name, line, self.row)
+            each(Judged(self.name, line, self.row, conversation, self.checker.findings[said:], data))
+
+    def _take_block(self, verdicts: Verdicts) -> None:
+        first, at = self.lines + 1, 0
+        for line, verdict in verdicts.others:
+            before = bisect_left(verdicts.lines, line)
+            self._take_plain(verdicts, at, before, first)
+            self._take(first + line, verdict)
+            at = before
+        self._take_plain(verdicts, at, len(verdicts.lines), first)
+        self.markers += [first + line for line in verdicts.markers]
+        self.lines += verdicts.num_lines
+
+    def _take_plain(self, verdicts: Verdicts, start: int, end: int, first: int) -> None:
+        """Take plain rows [start, end) of a block, whose first line is `first`."""
+        self.row += end - start
+        self.part.rows += end - start
+        self._count_good(verdicts.said[0][start:end])
+        look = self.seen.look
+        columns = (column[start:end] for column in (verdicts.lines, *verdicts.said))
+        for line, *said in zip(*columns, strict=True):
+            for fault in look(Said(*said), first + line):
+                self._say(first + line, fault)
+
+    def _take(self, line: int, verdict: Verdict) -> None:
         self.row += 1
         self.part.rows += 1
-        self.shares_line = line == self.line  # one line holds several rows: the list was not printed over lines
-        self.line = line
-        said = len(self.checker.findings)
-        if proof is not None:
-            self._look_around(line, proof)
-            conversation = None  # nobody wants it
-        elif self.plain is not None and isinstance(data, bytes) and (row := self.plain.read(data)) is not None:
-            conversation = self._take_plain(line, self.plain, row)
-        else:
-            conversation = self._take_with_care(line, data)
-        if self.each is not None:
-            self.each(Judged(self.file, line, self.row, conversation, self.checker.findings[said:], data))
-        return conversation
-
-    def _take_plain(self, line: int, reader: PlainReader, row: PlainRow) -> Conversation | None:
-        self._look_around(line, row.proof())
-        if not self.is_wanted:
-            return None
-        messages = tuple([Message(role, text, NOTHING) for role, text in zip(row.roles, row.texts, strict=True)])
-        columns = reader.columns_of(row) or NOTHING
-        return Conversation(messages, None, columns, self.file, line, self.row)
-
-    def _take_with_care(self, line: int, data: bytes | dict[str, Any] | Fault) -> Conversation | None:
-        row, faults = self._read(data)
-        for fault in faults:
-            self._say(fault)
-        errors = [fault.code for fault in faults if CODES[fault.code].level == "error"]
-        if errors or row is None:
-            self.part.bad[errors[0]] += 1
-            return None
-        joined = "\0".join(turn.content or "" for turn in row.turns)
-        written = tuple(turn.written for turn in row.turns)
-        extra = [turn.extra for turn in row.turns]
-        more = json.dumps([extra, row.tools], sort_keys=True, default=str) if any(extra) or row.tools else ""
-        said = Said.of(row_key(written, joined, more), row.columns.get("prompt"), row.columns.get("prompt_id"))
-        self._look_around(line, Proof(said, has_marker(joined)))
-        self._note_keys(line, row)
-        if not self.is_wanted:
-            return None
-        messages = tuple(Message(turn.role or "", turn.content or "", turn.extra or NOTHING) for turn in row.turns)
-        return Conversation(messages, row.tools, row.columns or NOTHING, self.file, line, self.row)
-
-    def _read(self, data: bytes | dict[str, Any] | Fault) -> tuple[Row | None, list[Fault]]:
-        if isinstance(data, Fault):
-            return None, [data]
-        value, faults = decode_row(data) if isinstance(data, bytes) else (data, [])
-        if not isinstance(value, dict):
-            return None, faults or [Fault("not_an_object", "", f"is {_kind(value)}, not an object")]
-        row = read_row(renamed(value, self.names), self.schema, self.names, faults)
-        if row is not None:
-            faults.extend(faults_of(row))
-        return row, faults
-
-    def _look_around(self, line: int, proof: Proof) -> None:
-        self.part.good += 1
-        self.part.keys.append(proof.said.key)
-        if (seen := self.checker.seen) is not None:
-            for fault in seen.look(proof.said, (len(self.checker.parts), self.file, line)):
-                self._say(fault)
-        if proof.has_marker:
+        for fault in verdict.faults:
+            self._say(line, fault)
+        if verdict.said is None:
+            self.part.bad[next(fault.code for fault in verdict.faults if CODES[fault.code].level == "error")] += 1
+            return
+        self._count_good((verdict.said.key,))
+        for fault in self.seen.look(verdict.said, line):
+            self._say(line, fault)
+        if verdict.has_marker:
             self.markers.append(line)
+        for key in verdict.unrendered:
+            self.unrendered.setdefault(key, []).append(line)
 
-    def _say(self, fault: Fault) -> None:
+    def _count_good(self, keys: Sequence[int]) -> None:
+        self.part.keys.extend(keys)
+        self.part.good += len(keys)
+        self.file.good += len(keys)
+
+    def _say(self, line: int, fault: Fault) -> None:
         row = f"row {self.row} " if self.shares_line else ""
-        self.checker.say(self.file, self.line, fault._replace(message=row + fault.message))
-
-    def _note_keys(self, line: int, row: Row) -> None:
-        for turn in row.turns:
-            for key in turn.extra.keys() - RENDERED_KEYS:
-                if key != "name" or turn.role != "tool":
-                    self.unrendered.setdefault(key, []).append(line)
+        self.checker.say(self.name, line, fault._replace(message=row + fault.message))
 
     def finish(self) -> None:
         """Say what is counted over the whole file."""
         if self.markers:
-            what = f"text that looks like a chat template's markers stands in {_some(self.markers)}"
-            self.checker.say(self.file, None, Fault("template_markers", "", what))
+            what = f"text that looks like a chat template's markers stands in {_some(sorted(self.markers))}"
+            self.checker.say(self.name, None, Fault("template_markers", "", what))
         for key, lines in sorted(self.unrendered.items()):
             rows = sorted(set(lines))
             count = f"{_count(len(lines), 'message')} of {_some(rows)}"
             what = f"chat templates do not render the key {key!r}, which stands in {count}"
-            self.checker.say(self.file, None, Fault("unrendered_keys", key, what))
+            self.checker.say(self.name, None, Fault("unrendered_keys", key, what))
+
+
+def _first(pieces: Iterator[bytes | Record]) -> list[bytes | Record]:
+    """Read the start of a file, which has the rows that vote."""
+    first: list[bytes | Record] = []
+    rows = 0
+    while rows < VOTING_ROWS and (piece := next(pieces, None)) is not None:
+        first.append(piece)
+        rows += unix_lines(piece).count(b"\n") if isinstance(piece, bytes) else 1
+    return first
 
 
 def _peek(data: bytes | dict[str, Any] | Fault) -> Any:
@@ -366,10 +403,6 @@ def _some(lines: Sequence[int]) -> str:
 
 def _count(count: int, thing: str) -> str:
     return f"{count:,} {thing}" if count == 1 else f"{count:,} {thing}s"
-
-
-def _kind(value: Any) -> str:
-    return {list: "a list", str: "a text", bool: "true or false", type(None): "null"}.get(type(value), "a number")
 
 
 def _printable(text: str) -> str:

@@ -3,7 +3,7 @@
 import itertools
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from penala.conversations.faults import Fault
@@ -14,52 +14,56 @@ _SPACES = re.compile(r"[ \t\r\n]*")  # what JSON calls white space
 _WALK = json.JSONDecoder()  # only finds where a value ends; decode.py looks at it closely
 
 
-def json_records(blocks: Blocks) -> Iterator[Record]:
-    """Yield the records of a file whose UTF-8 bytes `blocks` yields from the start, as often as it is called.
+def json_pieces(blocks: Blocks) -> Iterator[bytes | Record]:
+    """Yield what a file holds whose UTF-8 bytes `blocks` yields from the start, as often as it is called.
 
-    Lines are streamed; every other layout is held in memory once.
+    Where each line is a row these are blocks of whole lines, streamed; every other layout is held in memory once, and
+    these are its records.
     """
-    lines = lines_of(blocks())
-    first, second = next(lines, None), next(lines, None)
-    if first is None:
+    whole = line_blocks(blocks())
+    ahead: list[bytes] = []
+    lines: list[bytes] = []  # that are not blank
+    while len(lines) < 2 and (block := next(whole, None)) is not None:
+        ahead.append(block)
+        lines += itertools.islice((line for line in unix_lines(block).split(b"\n") if not is_blank(line)), 2)
+    if not lines:
         return
-    if is_one_value_a_line(first[1], None if second is None else second[1]):
-        ahead = [first] if second is None else [first, second]
-        yield from itertools.chain(ahead, lines)
+    if is_one_value_a_line(lines[0], lines[1] if len(lines) > 1 else None):
+        while ahead:
+            yield ahead.pop(0)
+        yield from whole
     else:
+        del ahead
         text = b"".join(blocks()).decode("utf-8", "surrogateescape")  # bad bytes belong to the row that holds them
         yield from _values(text.replace("\r\n", "\n").replace("\r", "\n"))
 
 
-def lines_of(blocks: Iterator[bytes]) -> Iterator[tuple[int, bytes]]:
-    """Yield (number from 1, line) for every line that is not blank. Lines end with LF, CRLF or CR.
-
-    Only these: U+2028 and its like may stand inside JSON texts, a raw line end may not.
-    """
-    number = 0
-    for lines in _split(blocks):
-        for number, line in enumerate(lines, number + 1):  # noqa: B020 - the count goes on from block to block
-            if line and not line.isspace():
-                yield number, line
-
-
-def _split(blocks: Iterator[bytes]) -> Iterator[list[bytes]]:
-    """Yield the lines of block after block; a line that goes on in the next block comes with that one."""
-    started: list[bytes] = []
-    has_cr = False
+def line_blocks(blocks: Iterable[bytes]) -> Iterator[bytes]:
+    """Yield the same bytes, cut where lines end."""
+    started: list[bytes | memoryview] = []
     for block in blocks:
-        has_cr = has_cr or b"\r" in block
-        lines = block.split(b"\n")
-        if len(lines) > 1:
-            lines[0] = b"".join([*started, lines[0]])
+        # a CR at the end may be half of a CRLF
+        border = max(block.rfind(b"\n"), block.rfind(b"\r", 0, -1)) + 1
+        view = memoryview(block)
+        if border:
+            yield b"".join([*started, view[:border]])
             started = []
-        started.append(lines.pop())
-        yield _split_again(lines) if has_cr else lines
-    yield _split_again([b"".join(started)])
+        started.append(view[border:])
+    if any(started):
+        yield b"".join(started)
 
 
-def _split_again(lines: list[bytes]) -> list[bytes]:
-    return [piece for line in lines for piece in line.removesuffix(b"\r").split(b"\r")]
+def unix_lines(block: bytes) -> bytes:
+    """Return a block of whole lines with LF for CRLF and CR.
+
+    Only these end a line: U+2028 and its like may stand inside JSON texts, a raw line end may not.
+    """
+    return block.replace(b"\r\n", b"\n").replace(b"\r", b"\n") if b"\r" in block else block
+
+
+def is_blank(line: bytes) -> bool:
+    """Tell whether a line is no row."""
+    return not line or line.isspace()
 
 
 def is_one_value_a_line(first: bytes, second: bytes | None) -> bool:

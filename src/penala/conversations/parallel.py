@@ -1,25 +1,27 @@
-"""Prove the rows of a large file plain on all cores, while this process reads lines and remembers what they said."""
+"""Judge the rows of a large file on all cores: each process reads its own part of the file."""
 
 import ctypes
 import multiprocessing
 import os
 import signal
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from itertools import islice
 from pathlib import Path
 
-from penala.conversations.plain import PlainReader, Proof
-from penala.conversations.records import Record, Unreadable
+from penala.conversations.files import BLOCK_BYTES, readable
+from penala.conversations.json_text import line_blocks
+from penala.conversations.judge import Judge, Verdicts
 
 LARGE_BYTES = 32 << 20  # from here on the start of the processes pays
-CHUNK_ROWS = 256  # go to a process together
-MAXIMUM_CORES = 8  # keep up with this process, which reads the lines; each adds chunks that wait
+RANGE_BYTES = 1 << 20  # go to a process together
+MAXIMUM_CORES = 8  # keep up with this process, which remembers what was said
+_LOOK_BYTES = 1 << 14  # are searched at once for the end of a line
 _PR_SET_PDEATHSIG = 1
-_Proofs = Future[list[Proof | None]] | None
-_reader: PlainReader  # of a worker process
+Range = tuple[int, int]
+_judge: Judge  # of a worker process
+_file: int
 
 
 def pays(path: Path) -> bool:
@@ -32,58 +34,84 @@ def num_cores() -> int:
     return min(len(os.sched_getaffinity(0)), MAXIMUM_CORES)
 
 
-def proved(records: Iterable[Record], columns: Sequence[str]) -> Iterator[tuple[Record, Proof | None]]:
-    """Yield the records in order, each with its proof, or None when it is not proved plain (see PlainReader).
+def judged(path: Path, start: int, judge: Judge) -> Iterator[Verdicts]:
+    """Yield what is said of each block of a file of lines, whose first one starts at `start`, in order.
 
-    A process that dies costs time, no row: what it had is not proved. What stops the reading stops it after the rows
-    before have been yielded.
+    A process that dies costs time, no row: its part is judged here.
     """
-    left, stopped = iter(records), None
-    waiting: deque[tuple[list[Record], _Proofs]] = deque()
-    # forked, so that all processes hash alike
+    waiting: deque[tuple[Range, Future[list[Verdicts]] | None]] = deque()
+    with readable():
+        file = os.open(path, os.O_RDONLY)
+    # forked: a process starts in milliseconds, with the judge that this one has made
     context = multiprocessing.get_context("fork")
-    with ProcessPoolExecutor(num_cores(), context, _begin, (os.getpid(), columns)) as pool:
-        while stopped is None:
-            chunk: list[Record] = []
-            try:
-                chunk.extend(islice(left, CHUNK_ROWS))
-            except Unreadable as error:
-                stopped = error
-            if not chunk:
-                break
-            waiting.append((chunk, _submitted(pool, chunk)))
-            if len(waiting) > 2 * num_cores():
-                yield from _merged(*waiting.popleft())
-        while waiting:
-            yield from _merged(*waiting.popleft())
-    if stopped is not None:
-        raise stopped
-
-
-def _submitted(pool: ProcessPoolExecutor, chunk: list[Record]) -> _Proofs:
     try:
-        return pool.submit(_prove, [data if isinstance(data, bytes) else None for _, data in chunk])
+        with readable(), ProcessPoolExecutor(num_cores(), context, _begin, (os.getpid(), file, judge)) as pool:
+            for part in ranges(file, start):
+                waiting.append((part, _submitted(pool, part)))
+                if len(waiting) > 2 * num_cores():
+                    yield from _merged(file, judge, *waiting.popleft())
+            while waiting:
+                yield from _merged(file, judge, *waiting.popleft())
+    finally:
+        os.close(file)
+
+
+def ranges(file: int, start: int) -> Iterator[Range]:
+    """Yield [start, end) for parts of a file that end where lines end."""
+    size = os.fstat(file).st_size
+    while start < size:
+        end = _line_start(file, start + RANGE_BYTES)
+        yield start, end
+        start = end
+
+
+def _line_start(file: int, at: int) -> int:
+    """Return where the first line starts after `at`, or where the file ends."""
+    while block := os.pread(file, _LOOK_BYTES, at):
+        # a CR at the end may be half of a CRLF
+        found = [end for end in (block.find(b"\n"), block.find(b"\r", 0, -1)) if end >= 0]
+        if found:
+            border = min(found) + 1
+            return at + border + block.startswith(b"\n", border)
+        at += max(len(block) - 1, 1)
+    return at
+
+
+def _submitted(pool: ProcessPoolExecutor, part: Range) -> Future[list[Verdicts]] | None:
+    try:
+        return pool.submit(_work, part)
     except BrokenProcessPool:
         return None
 
 
-def _merged(chunk: list[Record], proofs: _Proofs) -> Iterator[tuple[Record, Proof | None]]:
-    none: list[Proof | None] = [None] * len(chunk)
+def _merged(file: int, judge: Judge, part: Range, done: Future[list[Verdicts]] | None) -> list[Verdicts]:
     try:
-        return zip(chunk, proofs.result() if proofs is not None else none, strict=True)
+        if done is not None:
+            return done.result()
     except BrokenProcessPool:
-        return zip(chunk, none, strict=True)
+        pass
+    return _judged(file, judge, part)
 
 
-def _begin(parent: int, columns: Sequence[str]) -> None:
+def _begin(parent: int, file: int, judge: Judge) -> None:
     """Make a worker process ready: it ends with its parent, and leaves Ctrl-C to it."""
-    global _reader
+    global _file, _judge
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(1)
-    _reader = PlainReader(columns)
+    _file, _judge = file, judge
 
 
-def _prove(lines: list[bytes | None]) -> list[Proof | None]:
-    return [None if line is None or (row := _reader.read(line)) is None else row.proof() for line in lines]
+def _work(part: Range) -> list[Verdicts]:
+    return _judged(_file, _judge, part)
+
+
+def _judged(file: int, judge: Judge, part: Range) -> list[Verdicts]:
+    return [judge.block(block) for block in line_blocks(_blocks(file, *part))]
+
+
+def _blocks(file: int, start: int, end: int) -> Iterator[bytes]:
+    while start < end and (block := os.pread(file, min(BLOCK_BYTES, end - start), start)):
+        yield block
+        start += len(block)

@@ -6,23 +6,25 @@ schemas.py and rules.py look at each part of it. The two ways agree; a property 
 """
 
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import msgspec
 
+from penala.conversations.measured import Measured, num_bare_quotes
 from penala.conversations.rules import (
+    CONTROL,
     INVISIBLE,
     LONG_CHARACTERS,
     LONG_MESSAGES,
-    has_marker,
     is_orderly,
     is_sha256,
     sha256,
 )
-from penala.conversations.seen import Said, row_key
+from penala.conversations.seen import NONE, Said, id_digest, prompt_digest, row_key
 
 UNSET = msgspec.UNSET
 _NOT_PLAIN = ("messages", "tools", "functions")
+_FAR_TOO_FEW = -1_000_000_000
 
 
 class _Message(msgspec.Struct, forbid_unknown_fields=True, gc=False):
@@ -30,25 +32,14 @@ class _Message(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     content: str
 
 
-class Proof(NamedTuple):
-    """What stays of a row that was proved plain: digests of what it says (see seen.py), and of its columns."""
-
-    said: Said
-    has_marker: bool
-
-
-class PlainRow(NamedTuple):
+class PlainRow(msgspec.Struct, gc=False):
     """A row without a fault: who speaks, what they say, all of it in one text, and the decoded row itself."""
 
     roles: tuple[str, ...]
     texts: list[str]
     joined: str  # the texts with NUL between them
-    decoded: Any  # has the attributes prompt and prompt_id, UNSET where the row has no such column
-
-    def proof(self) -> Proof:
-        """Return what is remembered of the row."""
-        said = Said.of(row_key(self.roles, self.joined), self.decoded.prompt, self.decoded.prompt_id)
-        return Proof(said, has_marker(self.joined))
+    decoded: Any  # its attributes are the columns, UNSET where the row has no such column
+    said: Said
 
 
 class PlainReader:
@@ -66,30 +57,46 @@ class PlainReader:
         row_type = msgspec.defstruct("_Row", fields, forbid_unknown_fields=True, gc=False)
         self._decode: Any = msgspec.json.Decoder(row_type).decode
 
-    def read(self, line: bytes) -> PlainRow | None:
+    def read(self, line: Measured) -> PlainRow | None:
         """Return the row when it is proved plain, else None."""
         try:
-            row = self._decode(line)
+            row = self._decode(line.data)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             return None
         messages = row.messages
-        roles = tuple([message.role for message in messages])
         texts = [message.content for message in messages]
+        roles = tuple([message.role for message in messages])
         joined = "\0".join(texts)
-        # a line with more quotes than its parts need has a key twice: decoders keep the last one and say nothing
-        quotes = 2 + 8 * len(texts) + joined.count('"') + _quotes(row.prompt) + _quotes(row.prompt_id)
+        if (
+            self._has_key_twice(line, row, joined, len(texts))
+            or not is_orderly(roles)
+            or len(texts) > LONG_MESSAGES
+            or len(joined) >= LONG_CHARACTERS
+            or _is_silent(texts, joined)
+            or _has_control_character(line, texts, joined)
+        ):
+            return None
+        key, prompt, prompt_id = row_key(roles, joined), row.prompt, row.prompt_id
+        if prompt is UNSET:
+            if prompt_id is None:
+                return None
+            return PlainRow(roles, texts, joined, row, Said(key, NONE, id_digest(prompt_id)))
+        if prompt != texts[roles.index("user")]:
+            return None
+        digest = sha256(prompt)
+        if prompt_id is not UNSET and prompt_id != digest and (not isinstance(prompt_id, str) or is_sha256(prompt_id)):
+            return None
+        return PlainRow(roles, texts, joined, row, Said(key, prompt_digest(digest), id_digest(prompt_id)))
+
+    def _has_key_twice(self, line: Measured, row: Any, joined: str, num_texts: int) -> bool:
+        """Tell whether a line has more quotes than its parts need: decoders keep the last value and say nothing."""
+        needed = 2 + 8 * num_texts + _num_quotes(row.prompt) + _num_quotes(row.prompt_id)
         for attribute in self._others.values():
-            quotes += _quotes(getattr(row, attribute))
-        plain = (
-            is_orderly(roles)
-            and len(texts) <= LONG_MESSAGES
-            and len(joined) < LONG_CHARACTERS
-            and line.count(b'"') == quotes
-            and _says_something(texts, joined)
-            and not _has_control_character(line, joined)
-            and _fits(row.prompt, row.prompt_id, roles, texts)
-        )
-        return PlainRow(roles, texts, joined, row) if plain else None
+            needed += _num_quotes(getattr(row, attribute))
+        # a text that ends in a backslash hides a quote; a lost value hides none without bringing more
+        if line.num_quotes == needed and "\\" not in joined:
+            return False
+        return num_bare_quotes(bytes(line.data)) != needed
 
     def columns_of(self, row: PlainRow) -> dict[str, Any]:
         """Return the other columns of a row."""
@@ -97,31 +104,27 @@ class PlainReader:
         return {name: value for name, value in values.items() if value is not UNSET}
 
 
-def _quotes(value: Any) -> int:
-    """Count the quotes that a column needs in JSON; far too few for a list or an object, whose rows are not plain."""
+def _num_quotes(value: Any) -> int:
+    """Count the quotes that stand around a column's name and text.
+
+    Far too few for a list, an object, or a text that hides a quote behind a backslash: their rows are not plain.
+    """
     if isinstance(value, str):
-        return 4 + value.count('"')
+        return 4 if not value.endswith("\\") else _FAR_TOO_FEW
     if value is UNSET:
         return 0
-    return 2 if value is None or isinstance(value, int | float) else -1_000_000
+    return 2 if value is None or isinstance(value, int | float) else _FAR_TOO_FEW
 
 
-def _says_something(texts: list[str], joined: str) -> bool:
+def _is_silent(texts: list[str], joined: str) -> bool:
     if joined.isascii():
-        return "" not in texts and not any(map(str.isspace, texts))
-    return not any(map(INVISIBLE.fullmatch, texts))
-
-
-def _has_control_character(line: bytes, joined: str) -> bool:
-    r"""Tell whether some text may hold one: JSON writes them as \u00XX or \b, only DEL may stand there raw."""
-    return b"\\u00" in line or "\b" in joined or "\x7f" in joined
-
-
-def _fits(prompt: Any, prompt_id: Any, roles: tuple[str, ...], texts: list[str]) -> bool:
-    if prompt is UNSET:
-        return prompt_id is not None
-    if prompt != texts[roles.index("user")]:
+        return "" in texts or any(map(str.isspace, texts))
+    starts = "".join([text[:1] for text in texts])
+    if starts.isascii() and starts.isalnum() and len(starts) == len(texts):
         return False
-    if prompt_id is UNSET:
-        return True
-    return isinstance(prompt_id, str) and (prompt_id == sha256(prompt) or not is_sha256(prompt_id))
+    return any(map(INVISIBLE.fullmatch, texts))
+
+
+def _has_control_character(line: Measured, texts: list[str], joined: str) -> bool:
+    r"""Tell whether some text holds one: JSON writes them as \u00XX or \b, only DEL may stand there raw."""
+    return "\b" in joined or "\x7f" in joined or (line.has_code and any(map(CONTROL.search, texts)))

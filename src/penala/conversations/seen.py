@@ -1,11 +1,17 @@
 """What earlier rows said, so that a row that comes again is noticed, in its own file or in another split."""
 
+from array import array
+from bisect import bisect_right
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
-from penala.conversations.faults import Fault
+from xxhash import xxh3_64_intdigest
 
-Place = tuple[int, str, int]  # where a row stands: the number of its path among those checked together, file, line
+from penala.conversations.faults import Fault
+from penala.conversations.rules import sha256
+
+NONE = 0  # stands for no prompt; one digest in 2**64 is taken for it
 
 
 def row_key(roles: tuple[str, ...], joined: str, more: str = "") -> int:
@@ -13,53 +19,86 @@ def row_key(roles: tuple[str, ...], joined: str, more: str = "") -> int:
 
     By the birthday bound, a million different rows collide with a chance of 3e-8.
     """
-    return hash((roles, joined, more))
+    seed = _digest(more, _roles_digest(roles)) if more else _roles_digest(roles)
+    return _digest(joined, seed)
+
+
+def _digest(text: str, seed: int = 0) -> int:
+    return xxh3_64_intdigest(text.encode("utf-8", "surrogatepass"), seed)
+
+
+@lru_cache(maxsize=4096)
+def _roles_digest(roles: tuple[str, ...]) -> int:
+    return _digest("\0".join(roles))
 
 
 class Said(NamedTuple):
-    """What a row says, as digests of 64 bits; None where it has no prompt or no prompt_id of its own."""
+    """What a row says, as digests of 64 bits; NONE where it has no prompt or no prompt_id of its own."""
 
     key: int
-    prompt: int | None
-    prompt_id: int | None
+    prompt: int
+    prompt_id: int
 
     @classmethod
     def of(cls, key: int, prompt: Any, prompt_id: Any) -> "Said":
         """Take the digests of a row's columns."""
-        return cls(
-            key,
-            hash(prompt) if isinstance(prompt, str) else None,
-            hash(prompt_id) if isinstance(prompt_id, str | int) else None,
-        )
+        return cls(key, prompt_digest(sha256(prompt)) if isinstance(prompt, str) else NONE, id_digest(prompt_id))
+
+
+def prompt_digest(hexdigest: str) -> int:
+    """Return what stands for a prompt, of which the SHA-256 is known."""
+    return int(hexdigest[:16], 16)
+
+
+def id_digest(prompt_id: Any) -> int:
+    """Return what stands for a prompt_id; a number is another one than its digits."""
+    if isinstance(prompt_id, str):
+        return _digest(prompt_id)
+    return _digest(str(prompt_id), seed=1) if isinstance(prompt_id, int) else NONE
 
 
 class Seen:
     """The good rows so far, by what they say, by prompt and by prompt_id. Holds digests, not texts."""
 
     def __init__(self) -> None:
-        self._rows: dict[int, Place] = {}
-        self._prompts: dict[int, Place] = {}
-        self._ids: dict[int, tuple[int, Place]] = {}
+        self._rows: dict[int, int] = {}  # digest -> number of the first row, from 0
+        self._prompts: dict[int, int] = {}
+        self._ids: dict[int, int] = {}
+        self._lines = array("Q")  # of every row
+        self._prompt_of = array("Q")
+        self._starts: list[int] = []  # number of each file's first row
+        self._files: list[tuple[int, str]] = []  # the split that each file belongs to, and its name
 
-    def look(self, said: Said, place: Place) -> Sequence[Fault]:
+    def begin(self, split: int, file: str) -> None:
+        """Say where the rows that follow stand."""
+        self._starts.append(len(self._lines))
+        self._files.append((split, file))
+
+    def look(self, said: Said, line: int) -> Sequence[Fault]:
         """Remember a row; return what it repeats. A repeated row is not blamed for its repeated prompt too."""
-        first = self._rows.setdefault(said.key, place)
-        if first is not place:
-            if first[0] != place[0]:
-                return [Fault("in_two_splits", "", f"stands in another split too, at {_at(first)}")]
-            return [Fault("duplicate", "", f"says the same as the row at {_at(first)}")]
-        if said.prompt is None:
+        key, prompt, prompt_id = said
+        row = len(self._lines)
+        self._lines.append(line)
+        self._prompt_of.append(prompt)
+        first = self._rows.setdefault(key, row)
+        if first != row:
+            if self._file_of(first)[0] != self._files[-1][0]:
+                return [Fault("in_two_splits", "", f"stands in another split too, at {self._at(first)}")]
+            return [Fault("duplicate", "", f"says the same as the row at {self._at(first)}")]
+        if prompt == NONE:
             return ()
         faults = []
-        first = self._prompts.setdefault(said.prompt, place)
-        if first is not place:
-            faults.append(Fault("same_prompt", "prompt", f"the same prompt stands at {_at(first)}"))
-        if said.prompt_id is not None:
-            other, first = self._ids.setdefault(said.prompt_id, (said.prompt, place))
-            if other != said.prompt:
-                faults.append(Fault("same_prompt_id", "prompt_id", f"another prompt has this id at {_at(first)}"))
+        first = self._prompts.setdefault(prompt, row)
+        if first != row:
+            faults.append(Fault("same_prompt", "prompt", f"the same prompt stands at {self._at(first)}"))
+        if prompt_id != NONE:
+            first = self._ids.setdefault(prompt_id, row)
+            if self._prompt_of[first] != prompt:
+                faults.append(Fault("same_prompt_id", "prompt_id", f"another prompt has this id at {self._at(first)}"))
         return faults
 
+    def _file_of(self, row: int) -> tuple[int, str]:
+        return self._files[bisect_right(self._starts, row) - 1]
 
-def _at(place: Place) -> str:
-    return f"{place[1]}:{place[2]}"
+    def _at(self, row: int) -> str:
+        return f"{self._file_of(row)[1]}:{self._lines[row]}"

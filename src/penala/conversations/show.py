@@ -47,7 +47,7 @@ def rows_from(
     """
     window = _Window(row, limit, [])
     try:
-        checked = check([path], schema=schema, columns=columns, minimum_rows=0, keep=False, each=window.take)
+        checked = check([path], schema=schema, columns=columns, minimum_rows=0, each=window.take)
     except _Enough:
         return window.rows
     unreadable = next((one for one in checked.findings if one.level == "error" and one.line is None), None)

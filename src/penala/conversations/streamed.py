@@ -23,7 +23,7 @@ class StreamedRows:
         return self._stop - self._start
 
     def __iter__(self) -> Iterator[Conversation]:
-        return islice(self._checked.rows_again(), self._start, self._stop)
+        return islice(self._checked.rows_again(self._start), len(self))
 
     def __getitem__(self, part: slice) -> "StreamedRows":
         start, stop, _ = part.indices(len(self))
@@ -32,7 +32,7 @@ class StreamedRows:
     @property
     def keys(self) -> "array[int]":
         """What each row says, in 64 bits: rows that say the same have the same key."""
-        keys = array("q")
+        keys = array("Q")
         for part in self._checked.parts:
             keys.extend(part.keys)
         return keys[self._start : self._stop]

@@ -1,0 +1,128 @@
+"""What the rules say of one row, without a look at other rows. Other processes can do this part of a check."""
+
+import json
+from array import array
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from penala.conversations.conversation import NOTHING, Message
+from penala.conversations.decode import decode_row
+from penala.conversations.faults import CODES, Fault
+from penala.conversations.measured import Measure, measured
+from penala.conversations.plain import PlainReader
+from penala.conversations.rules import faults_of, has_marker
+from penala.conversations.schemas import Names, Row, read_row, renamed
+from penala.conversations.seen import Said, row_key
+
+# message keys that templates or training read
+RENDERED_KEYS = {"tool_calls", "tool_call_id", "weight"}
+
+
+class Verdict(NamedTuple):
+    """What is said of a row. A bad row has an error among its faults, and says nothing."""
+
+    faults: Sequence[Fault]
+    said: Said | None
+    has_marker: bool = False
+    unrendered: Sequence[str] = ()  # keys that no template renders, once a message
+
+
+class Contents(NamedTuple):
+    """What a good row holds."""
+
+    messages: tuple[Message, ...]
+    tools: tuple[Mapping[str, Any], ...] | None
+    columns: Mapping[str, Any]
+
+
+@dataclass(slots=True)
+class Verdicts:
+    """What is said of the rows of a block. Lines are numbered from 0 in the block."""
+
+    num_bytes: int
+    num_lines: int = 0
+    # of the rows of which nothing is to be said, in their order
+    lines: "array[int]" = field(default_factory=lambda: array("Q"))
+    said: "tuple[array[int], array[int], array[int]]" = field(
+        default_factory=lambda: (array("Q"), array("Q"), array("Q"))
+    )  # see Said
+    markers: list[int] = field(default_factory=list)  # their lines that hold a marker
+    others: list[tuple[int, Verdict]] = field(default_factory=list)  # (line, what is said) of the other rows
+
+
+class Judge:
+    """Judges the rows of one file, in one schema; `columns` are those of its first row."""
+
+    def __init__(self, schema: str, names: Names, columns: Sequence[str]) -> None:
+        self.schema, self.names, self.columns = schema, names, columns
+        self._plain = PlainReader(columns) if schema == "messages" and not names else None
+        self._measure = Measure()
+
+    def block(self, block: bytes) -> Verdicts:
+        """Judge a block of whole lines."""
+        verdicts = Verdicts(len(block))
+        keys, prompts, ids = verdicts.said
+        for line in self._measure.lines(block):
+            row = self._plain.read(line) if self._plain is not None else None
+            if row is None:
+                verdicts.others.append((line.number, self._careful(bytes(line.data))[0]))
+                continue
+            verdicts.lines.append(line.number)
+            key, prompt, prompt_id = row.said
+            keys.append(key)
+            prompts.append(prompt)
+            ids.append(prompt_id)
+            if has_marker(row.joined):
+                verdicts.markers.append(line.number)
+        verdicts.num_lines = self._measure.num_lines
+        return verdicts
+
+    def row(self, data: bytes | dict[str, Any] | Fault) -> tuple[Verdict, Contents | None]:
+        """Judge one record; return what a good one holds too."""
+        if (
+            self._plain is not None
+            and isinstance(data, bytes)
+            and (plain := self._plain.read(measured(data))) is not None
+        ):
+            messages = [Message(role, text, NOTHING) for role, text in zip(plain.roles, plain.texts, strict=True)]
+            columns = self._plain.columns_of(plain) or NOTHING
+            return Verdict((), plain.said, has_marker(plain.joined)), Contents(tuple(messages), None, columns)
+        verdict, row = self._careful(data)
+        if row is None:
+            return verdict, None
+        messages = [Message(turn.role or "", turn.content or "", turn.extra or NOTHING) for turn in row.turns]
+        return verdict, Contents(tuple(messages), row.tools, row.columns or NOTHING)
+
+    def _careful(self, data: bytes | dict[str, Any] | Fault) -> tuple[Verdict, Row | None]:
+        """Judge a record by every rule; the row is None when it is bad."""
+        row, faults = self._read(data)
+        if row is None or any(CODES[fault.code].level == "error" for fault in faults):
+            return Verdict(faults, None), None
+        joined = "\0".join(turn.content or "" for turn in row.turns)
+        written = tuple(turn.written for turn in row.turns)
+        extra = [turn.extra for turn in row.turns]
+        more = json.dumps([extra, row.tools], sort_keys=True, default=str) if any(extra) or row.tools else ""
+        said = Said.of(row_key(written, joined, more), row.columns.get("prompt"), row.columns.get("prompt_id"))
+        return Verdict(faults, said, has_marker(joined), _unrendered(row)), row
+
+    def _read(self, data: bytes | dict[str, Any] | Fault) -> tuple[Row | None, list[Fault]]:
+        if isinstance(data, Fault):
+            return None, [data]
+        value, faults = decode_row(data) if isinstance(data, bytes) else (data, [])
+        if not isinstance(value, dict):
+            return None, faults or [Fault("not_an_object", "", f"is {_kind(value)}, not an object")]
+        row = read_row(renamed(value, self.names), self.schema, self.names, faults)
+        if row is not None:
+            faults.extend(faults_of(row))
+        return row, faults
+
+
+def _unrendered(row: Row) -> list[str]:
+    return [
+        key for turn in row.turns for key in turn.extra.keys() - RENDERED_KEYS if key != "name" or turn.role != "tool"
+    ]
+
+
+def _kind(value: Any) -> str:
+    return {list: "a list", str: "a text", bool: "true or false", type(None): "null"}.get(type(value), "a number")
