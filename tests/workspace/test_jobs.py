@@ -162,7 +162,7 @@ def test_a_failed_step_says_why_in_its_own_words(workspace: Workspace, two_steps
     name = run(jobs, two_steps(write=script))
     row = jobs.row(name)
 
-    assert (row.status, statuses(jobs, name)) == ("Failed", {"write": "Failed", "join": "NotStarted"})
+    assert (row.status, statuses(jobs, name)) == ("Failed", {"write": "Failed", "join": "Canceled"})
     assert jobs.result(name)["error"] == "data.jsonl:17: row 17 is bad; mend it"
     assert row.error is not None
     assert row.error["step"] == "write"
@@ -260,7 +260,7 @@ def test_cancel_ends_the_whole_tree_quickly(workspace: Workspace, two_steps: Two
 
     assert took < 2
     assert jobs.row(name).status == "Canceled"
-    assert statuses(jobs, name) == {"write": "Canceled", "join": "NotStarted"}
+    assert statuses(jobs, name) == {"write": "Canceled", "join": "Canceled"}
     assert shim.kill_leftovers(attempt) == 0
     assert events[-1].data["status"] == "Canceled"
     with pytest.raises(JobError, match="the job is Canceled already"):
@@ -391,6 +391,9 @@ def test_outputs_can_be_downloaded(workspace: Workspace, two_steps: TwoSteps, tm
     drive(jobs, name)
 
     assert jobs.download(name, "result", tmp_path) == [tmp_path / "named-outputs" / "result"]
+    logs = [tmp_path / "all" / "artifacts" / step / "user_logs" / "std_log.txt" for step in ("write", "join")]
+    assert jobs.download(name, None, tmp_path / "all") == [tmp_path / "all" / "named-outputs" / "result", *logs]
+    assert logs[1].read_text() == "joined hello\n"
     assert read_text(tmp_path / "named-outputs" / "result") == "HELLO"
     with pytest.raises(NotFound, match="no output 'resolt'; did you mean 'result'"):
         jobs.download(name, "resolt", tmp_path)
@@ -453,7 +456,7 @@ def test_a_step_knows_where_it_is(workspace: Workspace, two_steps: TwoSteps) -> 
             "PENALA_ATTEMPT": "1",
             "AZUREML_RUN_ID": f"{name}-write",
         },
-        str(folder / "jobs" / name / "write" / "attempt-1"),
+        str(folder / "jobs" / name / "write" / "attempt-1" / "work"),
     ]
 
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 SECONDS_BETWEEN_LINES = 10.0
 STAGES = {
     "register": "Register the model version",
+    "assets": "Register the outputs",
     "deploy": "Deploy",
     "score": "Score the sample",
     "mlflow": "Mirror to MLflow",

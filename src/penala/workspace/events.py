@@ -14,7 +14,7 @@ from penala.workspace.store import StepRow, Store
 Kind = Literal["job", "step", "stage", "progress", "metric", "note", "error", "figures"]
 STEP_KINDS = frozenset(get_args(Kind)) - {"job", "step", "stage"}  # what a step writes itself
 ENDED = ("Completed", "Failed", "Canceled")
-STAGES = ("register", "deploy", "score", "mlflow")
+STAGES = ("register", "assets", "deploy", "score", "mlflow")
 RUNNER_LOCK = "runner.lock"  # in a job's folder, held while its runner lives
 
 

@@ -16,6 +16,7 @@ from penala.workspace import shim
 from penala.workspace.artifacts import Digests, digest
 from penala.workspace.events import ENDED, RUNNER_LOCK, Event, Follower
 from penala.workspace.plan import Plan
+from penala.workspace.steps import KEPT
 from penala.workspace.store import JobRow, JobSummary, StepRow, explain
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ class Jobs:
             if name is not None and self.store.get(JobSummary, name=name) is not None:
                 raise UsageError("a job has this name already", where=name, fix="choose another name")
             name = name or _new_name(display_name)
-            more = {"created": time.time(), "about": dict(about) if about else None}
+            more: dict[str, Any] = {"created": time.time(), "about": dict(about) if about else None}
             self.store.insert(JobRow(name, display_name, plan.kind, "Queued", spec, identity, **more))
             for position, step in enumerate(plan.steps):
                 self.store.insert(StepRow(name, step.name, position))
@@ -102,8 +103,9 @@ class Jobs:
             with self.store.transaction():
                 if self.row(name).status == "Completed":
                     return False
-                cleared = {"status": "NotStarted", "rc": None, "error": None, "ended": None}
-                self.store.update(StepRow, {"job": name, "status": ("Failed", "Canceled")}, **cleared)
+                cleared = dict.fromkeys(("rc", "error", "ended", "run"))
+                ended = {"job": name, "status": ("Failed", "Canceled")}
+                self.store.update(StepRow, ended, status="NotStarted", **cleared)
                 self.store.update(JobRow, {"name": name}, status="Queued", cancel=0, ended=None, error=None)
             self._spawn(name, lock)
         finally:
@@ -269,7 +271,10 @@ class Jobs:
         }
 
     def download(self, name: str, output: str | None, to: Path) -> Sequence[Path]:
-        """Copy one output, or all, to TO/named-outputs/OUTPUT; raise JobError while the job has not ended."""
+        """Copy one output to TO/named-outputs/OUTPUT; or all that were written, with TO/artifacts/: see `artifacts`.
+
+        Raises JobError while the job has not ended, and for the one output when it was not written.
+        """
         row = self.row(name)
         if row.status not in ENDED:
             raise JobError(f"the job is {row.status}", where=name, fix="wait until it has ended")
@@ -277,24 +282,45 @@ class Jobs:
         if output is not None and output not in outputs:
             fix = near(output, outputs) or f"use {', '.join(outputs)}"
             raise NotFound(f"the job has no output '{output}'", where=name, fix=fix)
-        made = []
-        for wanted in [output] if output is not None else list(outputs):
-            source = outputs[wanted]
-            if source is None:
-                raise JobError(f"the output '{wanted}' was not written", where=name)
-            target = to / "named-outputs" / wanted
-            _copy(source, target)
-            made.append(target)
-        return made
+        if output is not None and outputs[output] is None:
+            raise JobError(f"the output '{output}' was not written", where=name)
+        wanted = {f"named-outputs/{one}": path for one, path in outputs.items() if path and output in (None, one)}
+        if output is None:
+            wanted |= {f"artifacts/{inner}": path for inner, path in self.artifacts(name).items()}
+        for place, source in wanted.items():
+            _copy(source, to / place)
+        return [to / place for place in wanted]
+
+    def artifacts(self, name: str) -> dict[str, Path]:
+        """Return what a job's steps left beside their outputs: `outputs`, `logs` and `user_logs/std_log.txt`.
+
+        Those of a pipeline stand below the step's name; a reused step has what the one before it left.
+        """
+        kind, found = self.row(name).kind, {}
+        for row in self.steps(name):
+            prefix = "" if kind == "command" else f"{row.name}/"
+            logs = sorted(self._step_folder(row).glob("attempt-*/log.txt"), key=_attempt_number)
+            if not logs:
+                continue
+            found[f"{prefix}user_logs/std_log.txt"] = logs[-1]
+            for kept in KEPT:
+                digest = (row.outputs or {}).get(kept)
+                place = self.workspace.artifacts / digest if digest else logs[-1].parent / "work" / kept
+                if place.is_dir() and any(place.iterdir()):
+                    found[f"{prefix}{kept[2:]}"] = place
+        return found
+
+    def _step_folder(self, row: StepRow) -> Path:
+        """Return the folder of a step, or of the one that it was reused from."""
+        return self.folder / (row.reused_from or f"{row.job}/{row.name}")
 
     def logs(self, name: str, step: str | None = None) -> Iterator[tuple[str, str]]:
         """Yield (step, text) of the logs of all attempts, in the order of the steps; or of one step."""
-        names = [row.name for row in self.steps(self.row(name).name)]
-        if step is not None and step not in names:
-            raise NotFound(f"the job has no step '{step}'", where=name, fix=near(step, names) or ", ".join(names))
-        for one in [step] if step is not None else names:
-            attempts = sorted((self.folder / name / one).glob("attempt-*/log.txt"), key=_attempt_number)
-            for log in attempts:
+        rows = {row.name: row for row in self.steps(self.row(name).name)}
+        if step is not None and step not in rows:
+            raise NotFound(f"the job has no step '{step}'", where=name, fix=near(step, rows) or ", ".join(rows))
+        for one in [step] if step is not None else rows:
+            for log in sorted(self._step_folder(rows[one]).glob("attempt-*/log.txt"), key=_attempt_number):
                 yield one, log.read_text(encoding="utf-8", errors="replace")
 
     def result(self, name: str) -> dict[str, Any]:

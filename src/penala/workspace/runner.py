@@ -1,9 +1,12 @@
 """Run one job to its end: `python -m penala.workspace.runner WORKSPACE JOB`, one process a job, detached.
 
 It may be killed at any instruction and started again: what it knows is in the store and on the disk. A step's row
-says Running before its shim is spawned, so a step that lives is found and adopted, and one that died with its shim is
-seen as lost, buried, and run again. Result, cache entry and lineage of a step land in one transaction, after its
-outputs were moved to their digests.
+says Running before its shim is spawned, so a step that lives is found and adopted, and one that died with its shim, or
+by somebody's SIGKILL, is seen as lost, buried, and run again. Result, cache entry and lineage of a step land in one
+transaction, after its outputs were moved to their digests.
+
+Steps run side by side as far as the plan's slots go. When one fails, or the job is canceled, the others are ended, and
+those that have not started are Canceled; with `continue_on_step_failure` only those that depend on the failed one.
 """
 
 import contextlib
@@ -11,6 +14,8 @@ import os
 import select
 import sys
 import time
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +24,7 @@ from penala.workspace import shim
 from penala.workspace.artifacts import Digests
 from penala.workspace.client import Workspace
 from penala.workspace.events import RUNNER_LOCK
+from penala.workspace.mlflow_mirror import Mirror, experiment_name
 from penala.workspace.plan import File, Literal, Plan, Step, feeders
 from penala.workspace.steps import StepFolder
 from penala.workspace.store import CacheRow, JobRow, LineageRow, StepRow, Store, explain
@@ -28,8 +34,10 @@ if TYPE_CHECKING:
     import subprocess
 
 POLL_S = 0.2  # how soon a cancel is seen; the end of a step wakes the runner at once
-SLOTS = 1  # steps that run side by side
-MOST_LOST = 20  # attempts in one runner's life: a command that kills its own shim must not run for ever
+MOST_LOST = 20  # attempts of a step in one runner's life: a command that kills its own shim must not run for ever
+MOST_KILLED = 3  # of them by a SIGKILL of the command alone: it may be the command's own
+GOODBYE_S = 1.0  # that MLflow gets to hear of a cancel
+LIVE = ("Running", "Finalizing")
 
 
 class Runner:
@@ -39,12 +47,17 @@ class Runner:
         self.workspace = workspace
         self.store = workspace.store
         self.job = job
-        spec = self._job().spec
-        self.plan = Plan.from_json(spec["plan"])
-        self.force_rerun = bool(spec["force_rerun"])
+        row = self._job()
+        self.plan = Plan.from_json(row.spec["plan"])
+        self.plans = {step.name: step for step in self.plan.steps}
+        self.force_rerun = bool(row.spec["force_rerun"])
+        self.experiment = experiment_name(row)
+        self.mirror = Mirror(workspace.folder, job) if row.spec["tail"]["mlflow"] else None
         self.digests = Digests(self.store)
         self.children: dict[str, subprocess.Popen[bytes]] = {}
-        self.lost = 0
+        self.lost: Counter[str] = Counter()
+        self.killed: Counter[str] = Counter()
+        self.looked_up: set[str] = set()
 
     # -- the job --
 
@@ -72,73 +85,146 @@ class Runner:
             status, error = "Failed", {"what": what, "where": None, "fix": f"see {log}"}
         self._stop_steps()
         self._set_job(status=status, ended=time.time(), error=error)
+        with contextlib.suppress(OSError):
+            self._part_with_mirror(status)
         return status
 
     def _run_steps(self) -> tuple[str, dict[str, Any] | None]:
         """Run the steps; return Completed, Failed or Canceled, and why."""
         while True:
-            for row in self._steps().values():
-                if row.status in ("Running", "Finalizing"):
-                    self._watch(row)
+            for row in self._live(self._steps()):
+                self._watch(row)
             rows = self._steps()
-            live = [row for row in rows.values() if row.status in ("Running", "Finalizing")]
-            failed = next((row for row in rows.values() if row.status == "Failed"), None)
-            if self._cancelled() or failed:
+            live = self._live(rows)
+            failed = sorted((row for row in rows.values() if row.status == "Failed"), key=lambda row: row.ended or 0)
+            if self._is_ending(rows):
                 for row in live:
-                    shim.stop(self._folder(row).attempt(row.attempt))
+                    shim.stop(self._folder(row, rows).attempt(row.attempt))
                 if not live:
-                    return ("Failed", failed.error) if failed else ("Canceled", None)
-            elif all(row.status == "Completed" for row in rows.values()):
-                return "Completed", None
-            elif self._start_ready(rows, SLOTS - len(live)):
-                continue  # a reused step makes others ready at once
+                    self._give_up(rows, set(rows))
+                    return ("Failed", failed[0].error) if failed else ("Canceled", None)
+            else:
+                self._give_up(rows, self._in_vain(rows))
+                if all(row.status in ("Completed", "Failed", "Canceled") for row in self._steps().values()):
+                    return ("Failed", failed[0].error) if failed else ("Completed", None)
+                if self._start_ready(rows, live):
+                    continue  # a reused step makes others ready at once
             self._wait(live)
 
-    def _start_ready(self, rows: dict[str, StepRow], slots: int) -> bool:
-        """Start steps whose feeders are done, as many as there are slots; tell whether any was started."""
+    def _is_ending(self, rows: Mapping[str, StepRow]) -> bool:
+        """Tell whether no further step may start, and those that run must end."""
+        failed = any(row.status == "Failed" for row in rows.values())
+        return self._cancelled() or (failed and not self.plan.continue_on_step_failure)
+
+    def _in_vain(self, rows: Mapping[str, StepRow]) -> set[str]:
+        """Return the steps that wait for one that has failed; steps stand behind those that feed them."""
+        broken = {name for name, row in rows.items() if row.status in ("Failed", "Canceled")}
+        for step in self.plan.steps:
+            if feeders(step) & broken:
+                broken.add(step.name)
+        return broken
+
+    def _give_up(self, rows: Mapping[str, StepRow], names: set[str]) -> None:
+        for name in names:
+            if rows[name].status == "NotStarted":
+                self._set_step(rows[name], status="Canceled")
+
+    def _start_ready(self, rows: Mapping[str, StepRow], live: list[StepRow]) -> bool:
+        """Reuse or start the steps whose feeders are done, as far as slots go; tell whether there was any."""
         done = {name for name, row in rows.items() if row.status == "Completed"}
-        ready = [step for step in self.plan.steps if rows[step.name].status == "NotStarted" and feeders(step) <= done]
-        for step in ready[:slots]:
+        running = [self.plans[row.name] for row in live]
+        before = len(running)
+        moved = False
+        for step in self.plan.steps:
+            row = rows[step.name]
+            if row.status != "NotStarted" or not feeders(step) <= done:
+                continue
+            alone = step.exclusive or any(other.exclusive for other in running)
+            has_room = len(running) < self.plan.slots and not (alone and running)
+            if step.name in self.looked_up and not (has_room and self._is_expected(step, row)):
+                continue
             try:
-                self._start(step, rows[step.name])
+                folder = self._folder(row, rows)
+                folder.check_files(self.digests)
+                key = folder.key()
+                if self._reuse(folder, row, key):
+                    moved = True
+                elif has_room and self._is_expected(step, row):
+                    self._start(folder, row, key)
+                    running.append(step)
+                self.looked_up.add(step.name)
             except JobError as error:
-                self._fail(rows[step.name], {**_described(error), "step": step.name})
-        return bool(ready[:slots])
+                self._fail(row, {**_described(error), "step": step.name})
+                return True
+        return moved or len(running) > before
+
+    def _is_expected(self, step: Step, row: StepRow) -> bool:
+        """Tell whether the MLflow run of a user's step is there, or need not be waited for; see that it is made."""
+        if self.mirror is None:
+            return True
+        with contextlib.suppress(OSError):
+            self.mirror.start()
+        return bool(step.code) or row.run is not None or self.mirror.is_late()
 
     def _run_tail(self) -> str:
         """Register, deploy and score, as far as the job asks for it; return Completed or Canceled."""
+        mirror = self.mirror or Mirror(self.workspace.folder, self.job)
         with Store(self.store.path) as other:  # the tail looks for a cancel at any moment: not in a store that it uses
-            tail = TailRunner(self.workspace, self._job(), self.plan, lambda: is_cancelled(other, self.job))
+            tail = TailRunner(self.workspace, self._job(), self.plan, mirror, lambda: is_cancelled(other, self.job))
             return "Completed" if tail.run() else "Canceled"
+
+    def _part_with_mirror(self, status: str) -> None:
+        """See that a job that did not complete is that in MLflow too, without anybody waiting for it."""
+        if self.mirror is None or status == "Completed":
+            return
+        if status == "Failed" and any(row.attempt for row in self._steps().values()):
+            self.mirror.start()  # unless it lives: it sees what is to be done, and ends
+        elif self._job().run is None:
+            self.mirror.stop()  # it has only begun to load MLflow
+        else:
+            self.mirror.wait(GOODBYE_S)
 
     def _stop_steps(self) -> None:
         """Leave no step behind when the runner ends for a reason that is not a step's own end."""
-        for row in self._steps().values():
-            if row.status == "Running":
-                folder = self._folder(row).attempt(row.attempt)
-                shim.stop(folder)
-                while shim.alive(folder):
-                    self._wait([row])
-                self._set_step(row, status="NotStarted")
+        rows = self._steps()
+        left = [row for row in rows.values() if row.status == "Running"]
+        folders = {row.name: self._folder(row, rows).attempt(row.attempt) for row in left}
+        for folder in folders.values():
+            shim.stop(folder)
+        for row in left:
+            while shim.alive(folders[row.name]):
+                self._wait([row])
+            self._set_step(row, status="NotStarted")
 
     # -- one step --
 
-    def _start(self, step: Step, row: StepRow) -> None:
-        """Take the step's outputs from the cache, or start its next attempt."""
-        folder = self._folder(row)
-        folder.check_files(self.digests)
-        key = folder.key()
-        if step.deterministic and not self.force_rerun and self._reuse(folder, row, key):
-            return
+    def _start(self, folder: StepFolder, row: StepRow, key: str) -> None:
+        """Start the step's next attempt."""
         if row.attempt:
             folder.bury(row.attempt)
         number = row.attempt + 1
-        self._say(f"step {step.name}: attempt {number}")
+        self._say(f"step {row.name}: attempt {number}")
         now = time.time()
         self._set_step(row, status="Running", attempt=number, key=key, started=now, ended=None, rc=None, error=None)
-        self.children[step.name] = folder.start(number)
+        self.children[row.name] = folder.start(number, self._variables(folder, row))
+
+    def _variables(self, folder: StepFolder, row: StepRow) -> dict[str, str]:
+        """Return what a job of Azure ML finds in its environment."""
+        found = {
+            "AZUREML_RUN_ID": self.job if self.plan.kind == "command" else f"{self.job}-{row.name}",
+            "AZUREML_ROOT_RUN_ID": self.job,
+            "AZUREML_EXPERIMENT_NAME": self.experiment,
+        }
+        if self.mirror is not None:
+            found |= self.mirror.variables(self.experiment, row.run)
+            if row.run is None and not self.plans[row.name].code:
+                folder.note("MLflow did not start in time: what the step logs there is no run of this job")
+        return found
 
     def _reuse(self, folder: StepFolder, row: StepRow, key: str) -> bool:
+        """Take the step's outputs from the cache, if they may be and are there."""
+        if self.force_rerun or not folder.step.deterministic:
+            return False
         known = self.store.get(CacheRow, key=key)
         if known is None or not all(folder.artifact(digest).exists() for digest in known.outputs.values()):
             return False
@@ -161,7 +247,8 @@ class Runner:
 
     def _watch(self, row: StepRow) -> None:
         """Take notice of a running step's end."""
-        folder = self._folder(row)
+        rows = self._steps()
+        folder = self._folder(row, rows)
         if row.status == "Finalizing":
             self._finish(folder, row, row.outputs or {})
             return
@@ -171,20 +258,27 @@ class Runner:
         if row.name in self.children:
             self.children.pop(row.name).wait()  # the lock is free: it is dead, or about to be
         end = shim.read_exit(attempt)
-        if end is None or (end["stopped"] and not self._cancelled()):
-            self._lose(folder, row)
-        elif end["stopped"]:
+        if end is not None and end["stopped"] and self._is_ending(rows):
             self._set_step(row, status="Canceled", rc=end["rc"], ended=end["ended"])
-        elif end["rc"] != 0:
-            self._fail(row, folder.failure(row.attempt, end["rc"]), rc=end["rc"], ended=end["ended"])
+        elif end is None or end["stopped"] or self._may_be_killed_again(folder, row, end["rc"]):
+            self._lose(folder, row)
+        elif end["rc"] != 0 or end.get("timed_out"):
+            self._fail(row, folder.failure(row.attempt, end), rc=end["rc"], ended=end["ended"])
         else:
             self._collect(folder, row, end)
+
+    def _may_be_killed_again(self, folder: StepFolder, row: StepRow, code: int) -> bool:
+        """Tell whether a command was killed from outside, so that another attempt is worth while."""
+        if not folder.was_killed(row.attempt, code):
+            return False
+        self.killed[row.name] += 1
+        return self.killed[row.name] <= MOST_KILLED
 
     def _collect(self, folder: StepFolder, row: StepRow, end: dict[str, Any]) -> None:
         """Keep what a finished step wrote. Its digests are recorded before anything moves: a crash loses nothing."""
         try:
             folder.check_files(self.digests)
-            outputs = folder.digest_outputs()
+            outputs = folder.digest_outputs(row.attempt)
         except JobError as error:
             self._fail(row, {**_described(error), "step": row.name}, rc=0, ended=end["ended"])
             return
@@ -192,7 +286,7 @@ class Runner:
         self._finish(folder, row, outputs)
 
     def _finish(self, folder: StepFolder, row: StepRow, outputs: dict[str, str]) -> None:
-        if not folder.keep_outputs(outputs):
+        if not folder.keep_outputs(outputs, row.attempt):
             self._lose(folder, row)
             return
         with self.store.transaction():
@@ -206,17 +300,15 @@ class Runner:
 
     def _lose(self, folder: StepFolder, row: StepRow) -> None:
         """Make a step that died with its shim run again, once nothing of it is left."""
-        self.lost += 1
+        self.lost[row.name] += 1
         self._say(f"step {row.name}: attempt {row.attempt} is lost")
         folder.bury(row.attempt)
-        if self._cancelled():
-            self._set_step(row, status="Canceled", ended=time.time())
-        elif self.lost > MOST_LOST:
+        if self.lost[row.name] > MOST_LOST:
             log = folder.attempt(row.attempt) / "log.txt"
-            what = f"its attempts were killed {self.lost} times without an exit record"
+            what = f"its attempts were killed {self.lost[row.name]} times without an exit record"
             self._fail(row, {"what": what, "where": f"step {row.name}", "fix": f"see {log}", "step": row.name})
-        else:
-            self._set_step(row, status="NotStarted", outputs=None)
+        else:  # to be started again, or canceled with the others; what it logged to its run is no result
+            self._set_step(row, status="NotStarted", outputs=None, run=None)
 
     def _fail(self, row: StepRow, error: dict[str, Any], **values: Any) -> None:
         self._say(f"step {row.name}: failed: {error['what']}")
@@ -240,7 +332,7 @@ class Runner:
         poller = select.poll()
         handles = []
         for row in live:
-            pids = shim.read_pids(self._folder(row).attempt(row.attempt))
+            pids = shim.read_pids(self.workspace.folder / "jobs" / self.job / row.name / f"attempt-{row.attempt}")
             if pids is not None:
                 with contextlib.suppress(ProcessLookupError):
                     handles.append(os.pidfd_open(pids["shim"]))
@@ -249,10 +341,14 @@ class Runner:
         for handle in handles:
             os.close(handle)
 
-    def _folder(self, row: StepRow) -> StepFolder:
-        step = next(step for step in self.plan.steps if step.name == row.name)
-        upstream = {name: other.outputs or {} for name, other in self._steps().items() if name in feeders(step)}
+    def _folder(self, row: StepRow, rows: Mapping[str, StepRow]) -> StepFolder:
+        step = self.plans[row.name]
+        upstream = {name: rows[name].outputs or {} for name in feeders(step)}
         return StepFolder(self.workspace.folder, self.job, step, upstream)
+
+    @staticmethod
+    def _live(rows: Mapping[str, StepRow]) -> list[StepRow]:
+        return [row for row in rows.values() if row.status in LIVE]
 
     def _steps(self) -> dict[str, StepRow]:
         return {row.name: row for row in self.store.find(StepRow, order="position", job=self.job)}

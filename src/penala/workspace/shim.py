@@ -2,12 +2,13 @@
 
 A shim owns one folder, for one life of its command:
 
-    cmd.json   {"argv": [...], "env": {...}, "cwd": ..., "grace_s": ...}, written by the caller before `launch`
+    cmd.json   {"argv": [...], "env": {...}, "cwd": ..., "grace_s": ..., "timeout_s": ...}, written before `launch`
     alive      held by flock from before the shim starts until the kernel has buried it: the only proof of life
     log.txt    what the command, and a failing shim, print
     pid.json   {"shim": pid, "command": pid}
     stop       somebody asked for the end
-    exit.json  {"rc": code or -signal, "stopped": whether `stop` asked for it, "started": s, "ended": s}; absent = lost
+    exit.json  {"rc": code or -signal, "stopped": whether `stop` asked for it, "timed_out": whether it took too long,
+               "started": s, "ended": s}; absent = lost
 
 "Is it alive?" is asked of the kernel and never of a pid, so neither a reused pid nor a reboot gives a wrong answer.
 Ask `alive` first and `read_exit` second: not alive and no exit record means that the attempt is lost.
@@ -34,6 +35,7 @@ if TYPE_CHECKING:  # a shim starts in half the time without typing, pathlib, con
 
 DEFAULT_GRACE_S = 1.0
 MARKER = "PENALA_ATTEMPT_DIR"
+_LONGEST_SLEEP_S = 3600.0
 _SIGNALS = {signal.SIGTERM, signal.SIGCHLD}
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _PR_SET_CHILD_SUBREAPER = 36
@@ -75,12 +77,12 @@ def alive(folder: Path) -> bool:
 
 def read_exit(folder: Path) -> dict[str, Any] | None:
     """Return the exit record, or None while there is none (running, or lost when not `alive`)."""
-    return _read_json(folder / "exit.json")
+    return read_json(folder / "exit.json")
 
 
 def read_pids(folder: Path) -> dict[str, int] | None:
     """Return the process ids of the shim and its command, or None before both have started."""
-    return _read_json(folder / "pid.json")
+    return read_json(folder / "pid.json")
 
 
 def stop(folder: Path) -> None:
@@ -205,8 +207,8 @@ def main(folder: str, lock: int) -> None:
     if child == 0:
         _become(command["argv"], command.get("cwd") or folder, environment, libc, shim)
     write_json("pid.json", {"shim": shim, "command": child})
-    code, stopped = _watch(child, float(command.get("grace_s", DEFAULT_GRACE_S)))
-    write_json("exit.json", {"rc": code, "stopped": stopped, "started": started, "ended": time.time()})
+    end = _watch(child, float(command.get("grace_s", DEFAULT_GRACE_S)), command.get("timeout_s"))
+    write_json("exit.json", {**end, "started": started, "ended": time.time()})
 
 
 def _become(argv: list[str], cwd: str, environment: dict[str, str], libc: ctypes.CDLL, shim: int) -> NoReturn:
@@ -226,15 +228,18 @@ def _become(argv: list[str], cwd: str, environment: dict[str, str], libc: ctypes
     os._exit(127)
 
 
-def _watch(child: int, grace_s: float) -> tuple[int, bool]:
-    """Wait for the command or for a stop, then end its whole tree; return (exit code or -signal, stopped)."""
+def _watch(child: int, grace_s: float, timeout_s: float | None) -> dict[str, Any]:
+    """Wait for the command, a stop or the timeout, then end its whole tree; return the first half of exit.json."""
     codes: dict[int, int] = {}
-    stopped = os.path.exists("stop")
-    while not stopped and _reap(codes) and child not in codes:
-        stopped = signal.sigwaitinfo(_SIGNALS).si_signo == signal.SIGTERM
+    deadline = time.monotonic() + (timeout_s if timeout_s is not None else float("inf"))
+    stopped, timed_out = os.path.exists("stop"), False
+    while not stopped and not timed_out and _reap(codes) and child not in codes:
+        got = signal.sigtimedwait(_SIGNALS, min(max(0.0, deadline - time.monotonic()), _LONGEST_SLEEP_S))
+        stopped = got is not None and got.si_signo == signal.SIGTERM
+        timed_out = got is None and time.monotonic() >= deadline
     # a command that ended by itself gets its helpers (resource trackers, daemons) a second to follow it
-    _end_tree(codes, grace_s if stopped else min(grace_s, 1.0))
-    return codes[child], stopped
+    _end_tree(codes, grace_s if stopped or timed_out else min(grace_s, 1.0))
+    return {"rc": codes[child], "stopped": stopped, "timed_out": timed_out and not stopped}
 
 
 def _end_tree(codes: dict[int, int], grace_s: float) -> None:
@@ -282,7 +287,7 @@ def _leftovers(folder: Path) -> set[int]:
     """Find the living processes that belong to the attempt in `folder`; never the one that asks."""
     marker = f"{MARKER}={os.path.realpath(folder)}".encode()
     log = os.path.realpath(folder / "log.txt")
-    session = (_read_json(folder / "pid.json") or {}).get("shim")
+    session = (read_json(folder / "pid.json") or {}).get("shim")
     marked, members = set(), set()
     for pid in _pids():
         fields = _stat(pid)
@@ -335,7 +340,7 @@ def _signal(pid: int, number: signal.Signals) -> None:
         return  # gone, or no longer ours to signal (setuid)
 
 
-def _read_json(path: Path) -> dict[str, Any] | None:
+def read_json(path: Path) -> dict[str, Any] | None:
     try:
         with open(path, encoding="utf-8") as file:
             value: dict[str, Any] = json.load(file)

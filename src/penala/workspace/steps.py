@@ -2,8 +2,9 @@
 
 jobs/JOB/STEP/outputs/OUTPUT   while it runs
 jobs/JOB/STEP/events.jsonl     progress, of all attempts
-jobs/JOB/STEP/attempt-N/       the shim's folder, the command's working folder
-artifacts/DIGEST               an output, once its step is done
+jobs/JOB/STEP/attempt-N/       the shim's folder, with the log
+jobs/JOB/STEP/attempt-N/work/  the command's working folder: a copy of the code, with ./outputs and ./logs
+artifacts/DIGEST               an output, ./outputs or ./logs, once its step is done
 """
 
 import json
@@ -25,7 +26,9 @@ from penala.workspace.plan import File, Literal, Step, Value
 if TYPE_CHECKING:
     import subprocess
 
+KEPT = ("./outputs", "./logs")  # of the working folder: outputs that every command has
 LOG_LINES = 20  # of a failed step, kept with its error
+_RANKS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "ranks.py")
 # glibc gives pages back after every large free by default: in training that cost a third of the time
 _ALLOCATOR = {
     "MALLOC_MMAP_THRESHOLD_": "4294967296",
@@ -49,9 +52,13 @@ class StepFolder:
         """Return the shim's folder of an attempt."""
         return self.folder / f"attempt-{number}"
 
-    def output(self, name: str) -> Path:
-        """Return where the running step writes one of its outputs."""
-        return self.folder / "outputs" / name
+    def work(self, number: int) -> Path:
+        """Return the command's working folder in an attempt."""
+        return self.attempt(number) / "work"
+
+    def output(self, name: str, number: int) -> Path:
+        """Return where the running step writes one of its outputs; those of KEPT lie in its attempt."""
+        return self.work(number) / name if name in KEPT else self.folder / "outputs" / name
 
     def artifact(self, digest: str) -> Path:
         """Return where an output lies once its step is done."""
@@ -63,13 +70,16 @@ class StepFolder:
         inputs = {name: self._identity(value) for name, value in step.inputs.items()}
         return digest(
             [
-                "step/1",
+                "step/2",
                 step.component,
                 step.version,
                 step.code,
+                step.source,
                 step.command,
                 sorted(inputs.items()),
                 sorted(step.outputs.items()),
+                sorted(step.variables.items()),
+                [step.processes, step.nodes],
                 step.environment,
                 environment_id(),
             ]
@@ -94,21 +104,27 @@ class StepFolder:
                     fix = "run the same command again: it makes a new job"
                     raise JobError("has changed since the job was made", where=value.path, fix=fix)
 
-    def start(self, number: int) -> "subprocess.Popen[bytes]":
-        """Start attempt `number`; its row must say so already. The attempts before must be dead: see `bury`."""
-        attempt = self.attempt(number)
-        attempt.mkdir(parents=True, exist_ok=True)
-        self._prepare_outputs()
-        command = render(self.step.command, self._values())
+    def start(self, number: int, variables: Mapping[str, str]) -> "subprocess.Popen[bytes]":
+        """Start attempt `number`, which finds `variables` in its environment; its row must say so already.
+
+        The attempts before must be dead: see `bury`.
+        """
+        self._prepare_work(number)
+        self._prepare_outputs(number)
+        command = render(self.step.command, self._values(number))
+        ranks = [self.step.processes, self.step.nodes]
+        launcher = [sys.executable, "-I", "-S", _RANKS, *map(str, ranks)] if self.step.processes else []
         description = {
-            "argv": command.argv,
-            "env": {**self._environment(number), **command.env},
-            "cwd": str(attempt),
+            "argv": launcher + command.argv,
+            "env": {**variables, **self._environment(number), **command.env},
+            "cwd": str(self.work(number)),
             "grace_s": shim.DEFAULT_GRACE_S,
+            "timeout_s": self.step.timeout_s,
             "events_from": _end_of_lines(self.events),
+            "oom_kills": _oom_kills(),
         }
-        shim.write_json(attempt / "cmd.json", description)
-        return shim.launch(attempt)
+        shim.write_json(self.attempt(number) / "cmd.json", description)
+        return shim.launch(self.attempt(number))
 
     def bury(self, number: int) -> None:
         """Kill what is left of a dead attempt, so that two attempts never live at once."""
@@ -117,15 +133,31 @@ class StepFolder:
         except TimeoutError as error:
             raise JobError(f"an earlier attempt does not die: {error}", where=self.step.name) from None
 
-    def _prepare_outputs(self) -> None:
+    def _prepare_work(self, number: int) -> None:
+        """Make the working folder: what the component's code was when the job was made, in files of its own."""
+        work = self.work(number)
+        if work.exists():  # of a runner that died right here
+            shutil.rmtree(work)
+        if self.step.source is None:
+            work.mkdir(parents=True)
+        else:
+            snapshot = self.artifact(self.step.source)
+            if not snapshot.is_dir():
+                fix = "run the same command again: it makes a new job"
+                raise JobError("its code is no longer in the workspace", where=str(snapshot), fix=fix)
+            shutil.copytree(snapshot, work, copy_function=_copy_writable)
+        for name in KEPT:
+            (work / name).mkdir(exist_ok=True)
+
+    def _prepare_outputs(self, number: int) -> None:
         if not self.step.resumable and (self.folder / "outputs").exists():
             shutil.rmtree(self.folder / "outputs")
         for name, kind in self.step.outputs.items():
-            place = self.output(name)
+            place = self.output(name, number)
             (place.parent if kind == "uri_file" else place).mkdir(parents=True, exist_ok=True)
 
-    def _values(self) -> dict[str, str]:
-        values = {f"outputs.{name}": str(self.output(name)) for name in self.step.outputs}
+    def _values(self, number: int) -> dict[str, str]:
+        values = {f"outputs.{name}": str(self.output(name, number)) for name in self.step.outputs}
         for name, value in self.step.inputs.items():
             if isinstance(value, Literal):
                 values[f"inputs.{name}"] = value.text
@@ -136,60 +168,112 @@ class StepFolder:
         return values
 
     def _environment(self, number: int) -> dict[str, str]:
+        given = self.step.variables
+        path = given.get("PATH") or os.environ.get("PATH", os.defpath)
         return {
             **_ALLOCATOR,
-            "PATH": f"{os.path.dirname(sys.executable)}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
             "PYTHONUNBUFFERED": "1",  # a killed step's last words are in its log
+            **given,
+            "PATH": f"{os.path.dirname(sys.executable)}{os.pathsep}{path}",
             "PENALA_WORKSPACE": str(self.workspace),
             "PENALA_CACHE": str(self.workspace / "cache"),
             "PENALA_JOB": self.job,
             "PENALA_STEP": self.step.name,
             "PENALA_ATTEMPT": str(number),
             "PENALA_EVENTS": str(self.events),
-            "AZUREML_RUN_ID": f"{self.job}-{self.step.name}",
         }
 
-    def digest_outputs(self) -> dict[str, str]:
-        """Return the digest of each output, all of it on the disk; raise JobError for one that is missing."""
+    def digest_outputs(self, number: int) -> dict[str, str]:
+        """Return the digest of each output, all of it on the disk; raise JobError for one that cannot be kept."""
         found = {}
-        for name, kind in self.step.outputs.items():
-            place = self.output(name)
+        for name, kind in {**self.step.outputs, **dict.fromkeys(KEPT, "")}.items():
+            place = self.output(name, number)
+            if name in KEPT and not (place.is_dir() and file_names(place)):
+                continue
             if not (place.is_file() if kind == "uri_file" else place.is_dir()):
                 raise JobError(f"ended without writing its output {name}", where=self.step.name)
+            _settle(place)
             sync_files([place] if kind == "uri_file" else [place / name for name in file_names(place)])
             found[name] = digest_of(place)
         return found
 
-    def keep_outputs(self, digests: Mapping[str, str]) -> bool:
+    def keep_outputs(self, digests: Mapping[str, str], number: int) -> bool:
         """Move the outputs to their artifacts, or go on where a move was interrupted; tell whether all are there."""
         for name, found in digests.items():
-            source, target = self.output(name), self.artifact(found)
+            source, target = self.output(name, number), self.artifact(found)
             if source.exists() and not target.exists():
                 _move(source, target)
             if not target.exists():
                 return False
-        shutil.rmtree(self.folder / "outputs", ignore_errors=True)
+        for folder in (self.folder / "outputs", self.work(number)):
+            shutil.rmtree(folder, ignore_errors=True)
         shim.sync_folder(self.workspace / "artifacts")
         return True
+
+    def note(self, text: str) -> None:
+        """Tell whoever follows the step something about it."""
+        _end_of_lines(self.events)
+        with open(self.events, "a", encoding="utf-8") as file:
+            file.write(json.dumps({"event": "note", "text": text}) + "\n")
 
     def figures(self) -> dict[str, Any] | None:
         """Return the last figures that the step reported."""
         found = [event["figures"] for event in EventFile(self.events).read() if event["event"] == "figures"]
         return found[-1] if found else None
 
-    def failure(self, number: int, code: int) -> dict[str, Any]:
-        """Return why an attempt failed: its own last error event, else its last words."""
+    def was_killed(self, number: int, code: int) -> bool:
+        """Tell whether a SIGKILL ended an attempt's command that did not come from the kernel for want of memory."""
+        if code not in (-signal.SIGKILL, 128 + signal.SIGKILL):
+            return False
+        return bool(self._description(number).get("oom_kills") == _oom_kills())
+
+    def failure(self, number: int, end: Mapping[str, Any]) -> dict[str, Any]:
+        """Return why an attempt failed: it took too long, its own last error event, else its last words."""
         log = self.attempt(number) / "log.txt"
-        description = json.loads((self.attempt(number) / "cmd.json").read_text(encoding="utf-8"))
         lines = _last_lines(log)
         error: dict[str, Any] = {"what": "", "where": None, "fix": None, "exit_code": 1}
-        for event in EventFile(self.events, description["events_from"]).read():
+        for event in EventFile(self.events, self._description(number)["events_from"]).read():
             if event["event"] == "error":
                 error |= {key: event.get(key) for key in error}
-        if not error["what"]:
+        where, fix = f"step {self.step.name}", f"see {log}"
+        if end.get("timed_out"):
+            what = f"took longer than its limit of {self.step.timeout_s:g} s, and was ended"
+            error |= {"what": what, "where": where, "fix": f"raise limits.timeout, or {fix}"}
+        elif not error["what"]:
             last = next((line.strip() for line in reversed(lines) if line.strip()), "it printed nothing")
-            error |= {"what": f"{_ended(code)}: {last}", "where": f"step {self.step.name}", "fix": f"see {log}"}
+            error |= {"what": f"{_ended(end['rc'])}: {last}", "where": where, "fix": fix}
         return {**error, "step": self.step.name, "log": str(log), "lines": lines}
+
+    def _description(self, number: int) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads((self.attempt(number) / "cmd.json").read_text(encoding="utf-8"))
+        return found
+
+
+def _copy_writable(source: str, target: str) -> None:
+    shutil.copy2(source, target)
+    os.chmod(target, os.stat(target).st_mode | 0o600)
+
+
+def _settle(place: Path) -> None:
+    """Put what symbolic links of an output lead to in their place, so that it can move; refuse what is no file."""
+    for path in [place, *place.rglob("*")]:
+        if path.is_symlink():
+            target = path.resolve()
+            if not target.exists() or path.is_relative_to(target):
+                raise JobError(f"its output holds a link to {target}, which cannot be kept", where=str(path))
+            path.unlink()
+            (shutil.copytree if target.is_dir() else shutil.copy2)(target, path)
+        elif not path.is_dir() and not path.is_file():
+            raise JobError("its output holds something that is neither file nor folder", where=str(path))
+
+
+def _oom_kills() -> int:
+    """Return how many processes this machine has killed for want of memory."""
+    try:
+        with open("/proc/vmstat", encoding="ascii") as file:
+            return next(int(line.split()[1]) for line in file if line.startswith("oom_kill "))
+    except (OSError, StopIteration):
+        return 0
 
 
 def _move(source: Path, target: Path) -> None:

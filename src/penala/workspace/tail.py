@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 from penala.errors import JobError
 from penala.workspace.client import Workspace
-from penala.workspace.mlflow_mirror import Mirror
 from penala.workspace.store import JobRow, ModelRow, StepRow
 
 if TYPE_CHECKING:
+    from penala.workspace.mlflow_mirror import Mirror
     from penala.workspace.plan import Plan
 
 POLL_S = 0.2
@@ -94,8 +94,11 @@ class Cancelled(BaseException):
 class TailRunner:
     """The actions of one job's tail, in order."""
 
-    def __init__(self, workspace: Workspace, job: JobRow, plan: Plan, cancelled: Callable[[], bool]) -> None:
+    def __init__(
+        self, workspace: Workspace, job: JobRow, plan: Plan, mirror: Mirror, cancelled: Callable[[], bool]
+    ) -> None:
         self.workspace = workspace
+        self.mirror = mirror
         self.store = workspace.store
         self.job = job.name
         self.events = workspace.folder / "jobs" / job.name / "tail.jsonl"
@@ -109,19 +112,17 @@ class TailRunner:
 
         Raises the PenalaError of the action that failed.
         """
-        mirror = Mirror(self.workspace.folder, self.job)
         try:
             with raised_when(self.cancelled):
                 self._do("register", self.tail.register, self._register)
+                self._do("assets", self.tail.assets or None, self._keep_assets)
                 if self._wants_mirror():
-                    mirror.start()  # beside the deployment: each waits for the disk while the other one computes
+                    self.mirror.start()  # beside the deployment: each waits for the disk while the other one computes
                 self._do("deploy", self.tail.deploy, self._deploy)
                 self._do("score", self.tail.score, self._score)
-                self._do("mlflow", self._wants_mirror() or None, mirror.wait)
+                self._do("mlflow", self._wants_mirror() or None, self._mirror)
         except Cancelled:
             return False
-        finally:
-            mirror.stop()
         return True
 
     def _do(self, name: str, wanted: Any, action: Callable[[], dict[str, Any]]) -> None:
@@ -131,24 +132,44 @@ class TailRunner:
             self._record(**{name: action(), "doing": None})
 
     def _register(self) -> dict[str, Any]:
-        from penala.workspace.models import register
-
         wanted = self.tail.register
         assert wanted is not None
-        bound = self.plan.outputs[wanted.output]
+        about = {"tags": wanted.tags, "properties": wanted.properties}
+        return self._register_model(wanted.name, wanted.version, wanted.output, about)
+
+    def _register_model(self, name: str, version: str | None, output: str, about: Mapping[str, Any]) -> dict[str, Any]:
+        from penala.workspace.models import register
+
+        row = register(self.store, name, version, self._output(output), job=self.job, **about)
+        return {"name": row.name, "version": row.version, "digest": row.digest}
+
+    def _output(self, name: str) -> str:
+        """Return the digest of one of the job's outputs."""
+        bound = self.plan.outputs[name]
         row = self.store.get(StepRow, job=self.job, name=bound.step)
         if row is None or row.outputs is None:
             raise JobError(f"the step {bound.step} left no outputs", where=self.job)
-        version = register(
-            self.store,
-            wanted.name,
-            wanted.version,
-            row.outputs[bound.output],
-            job=self.job,
-            tags=wanted.tags,
-            properties=wanted.properties,
-        )
-        return {"name": version.name, "version": version.version, "digest": version.digest}
+        return row.outputs[bound.output]
+
+    def _keep_assets(self) -> dict[str, Any]:
+        """Register the outputs that the document names; those of a model's type as models, the others as data."""
+        models, data = [], []
+        for asset in self.tail.assets:
+            if asset.type.endswith("_model"):
+                models.append(self._register_model(asset.name, asset.version, asset.output, {}))
+            else:
+                path = self.workspace.artifacts / self._output(asset.output)
+                row = self.workspace.data.add(asset.name, path, asset.version, asset.type, job=self.job)
+                data.append({"name": row.name, "version": row.version, "digest": row.digest})
+        return {"models": models, "data": data}
+
+    def _mirror(self) -> dict[str, Any]:
+        """Let MLflow have the whole job; the process is started again when it dies."""
+        while True:
+            self.mirror.start()
+            ended = self.mirror.wait()
+            if ended["mirrored"] or self.mirror.is_given_up():
+                return ended
 
     def _deploy(self) -> dict[str, Any]:
         wanted, model = self.tail.deploy, self.result["register"]
@@ -180,11 +201,9 @@ class TailRunner:
             return False
         if any(row.reused_from is None for row in self.store.find(StepRow, job=self.job)):
             return True
-        model = self.result.get("register")
-        if model is None:
-            return False
-        row = self.store.get(ModelRow, name=model["name"], version=model["version"])
-        return row is not None and row.job == self.job
+        models = [self.result.get("register"), *self.result.get("assets", {}).get("models", ())]
+        rows = [self.store.get(ModelRow, name=one["name"], version=one["version"]) for one in models if one]
+        return any(row is not None and row.job == self.job for row in rows)
 
     def _record(self, **values: Any) -> None:
         self.result |= values
