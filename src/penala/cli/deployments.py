@@ -4,6 +4,7 @@ import json
 
 import click
 
+from penala.cli import on_azureml
 from penala.cli.output import say, table
 
 
@@ -15,13 +16,12 @@ def command() -> None:
 @command.command("list")
 @click.argument("endpoint")
 @click.option("--json", "as_json", is_flag=True, help="For machines")
+@on_azureml.on
 @click.pass_obj
-def list_(workspace: str | None, endpoint: str, as_json: bool) -> None:
+def list_(workspace: str | None, endpoint: str, as_json: bool, on: str | None) -> None:
     """List the deployments of ENDPOINT."""
-    from penala.workspace.client import Workspace
-
-    with Workspace.open(workspace) as opened:
-        rows = opened.endpoints.deployments(endpoint)
+    with on_azureml.endpoints(workspace, on) as endpoints:
+        rows = endpoints.deployments(endpoint)
     if as_json:
         print(json.dumps(rows, indent=2))
         return
@@ -32,26 +32,24 @@ def list_(workspace: str | None, endpoint: str, as_json: bool) -> None:
 @click.argument("endpoint")
 @click.argument("deployment")
 @click.option("--lines", type=click.IntRange(min=1), default=50, show_default=True)
+@on_azureml.on
 @click.pass_obj
-def logs(workspace: str | None, endpoint: str, deployment: str, lines: int) -> None:
+def logs(workspace: str | None, endpoint: str, deployment: str, lines: int, on: str | None) -> None:
     """Print the last lines that a deployment wrote."""
-    from penala.workspace.client import Workspace
-
-    with Workspace.open(workspace) as opened:
-        print(opened.endpoints.logs(endpoint, deployment, lines))
+    with on_azureml.endpoints(workspace, on) as endpoints:
+        print(endpoints.logs(endpoint, deployment, lines))
 
 
 @command.command()
 @click.argument("endpoint")
 @click.argument("deployment")
 @click.option("--yes", is_flag=True, help="Do not ask")
+@on_azureml.on
 @click.pass_obj
-def delete(workspace: str | None, endpoint: str, deployment: str, yes: bool) -> None:
+def delete(workspace: str | None, endpoint: str, deployment: str, yes: bool, on: str | None) -> None:
     """Remove a deployment that has no traffic."""
-    from penala.workspace.client import Workspace
-
-    with Workspace.open(workspace) as opened:
+    with on_azureml.endpoints(workspace, on) as endpoints:
         if not yes:
             click.confirm(f"Remove {deployment} from {endpoint}?", abort=True, err=True)
-        opened.endpoints.delete_deployment(endpoint, deployment)
+        endpoints.delete_deployment(endpoint, deployment)
     say(f"{deployment} is gone")

@@ -4,6 +4,7 @@ import json
 
 import click
 
+from penala.cli import on_azureml
 from penala.cli.output import say, table
 from penala.errors import UsageError
 
@@ -15,13 +16,12 @@ def command() -> None:
 
 @command.command("list")
 @click.option("--json", "as_json", is_flag=True, help="For machines")
+@on_azureml.on
 @click.pass_obj
-def list_(workspace: str | None, as_json: bool) -> None:
+def list_(workspace: str | None, as_json: bool, on: str | None) -> None:
     """List the endpoints."""
-    from penala.workspace.client import Workspace
-
-    with Workspace.open(workspace) as opened:
-        rows = opened.endpoints.list()
+    with on_azureml.endpoints(workspace, on) as endpoints:
+        rows = endpoints.list()
     if as_json:
         print(json.dumps(rows, indent=2))
         return
@@ -36,13 +36,12 @@ def _split(traffic: dict[str, int]) -> str:
 @command.command()
 @click.argument("name")
 @click.option("--json", "as_json", is_flag=True, help="For machines")
+@on_azureml.on
 @click.pass_obj
-def show(workspace: str | None, name: str, as_json: bool) -> None:
+def show(workspace: str | None, name: str, as_json: bool, on: str | None) -> None:
     """Show an endpoint: its addresses, its state, its traffic."""
-    from penala.workspace.client import Workspace
-
-    with Workspace.open(workspace) as opened:
-        shown = opened.endpoints.show(name)
+    with on_azureml.endpoints(workspace, on) as endpoints:
+        shown = endpoints.show(name)
     if as_json:
         print(json.dumps(shown, indent=2))
         return
@@ -53,13 +52,12 @@ def show(workspace: str | None, name: str, as_json: bool) -> None:
 @click.argument("name")
 @click.option("--primary", is_flag=True, help="The primary key alone, for $(...)")
 @click.option("--json", "as_json", is_flag=True, help="For machines")
+@on_azureml.on
 @click.pass_obj
-def keys(workspace: str | None, name: str, primary: bool, as_json: bool) -> None:
+def keys(workspace: str | None, name: str, primary: bool, as_json: bool, on: str | None) -> None:
     """Print an endpoint's two keys; either opens it."""
-    from penala.workspace.client import Workspace
-
-    with Workspace.open(workspace) as opened:
-        found = opened.endpoints.keys(name)
+    with on_azureml.endpoints(workspace, on) as endpoints:
+        found = endpoints.keys(name)
     if primary:
         print(found["primary_key"])
     elif as_json:
@@ -71,26 +69,24 @@ def keys(workspace: str | None, name: str, primary: bool, as_json: bool) -> None
 @command.command("regenerate-key")
 @click.argument("name")
 @click.option("--key", type=click.Choice(["primary", "secondary"]), default="primary", show_default=True)
+@on_azureml.on
 @click.pass_obj
-def regenerate_key(workspace: str | None, name: str, key: str) -> None:
+def regenerate_key(workspace: str | None, name: str, key: str, on: str | None) -> None:
     """Make one key anew; the other one goes on working."""
-    from penala.workspace.client import Workspace
-
-    with Workspace.open(workspace) as opened:
-        opened.endpoints.regenerate_key(name, key)
+    with on_azureml.endpoints(workspace, on) as endpoints:
+        endpoints.regenerate_key(name, key)
     say(f"the {key} key of {name} is new; `penala endpoints keys {name}` shows it")
 
 
 @command.command()
 @click.argument("name")
 @click.argument("shares", metavar="DEPLOYMENT=PERCENT...", nargs=-1, required=True)
+@on_azureml.on
 @click.pass_obj
-def traffic(workspace: str | None, name: str, shares: tuple[str, ...]) -> None:
+def traffic(workspace: str | None, name: str, shares: tuple[str, ...], on: str | None) -> None:
     """Split the requests, e.g. penala endpoints traffic kopitiam blue=90 green=10"""
-    from penala.workspace.client import Workspace
-
-    with Workspace.open(workspace) as opened:
-        shown = opened.endpoints.set_traffic(name, dict(map(_share, shares)))
+    with on_azureml.endpoints(workspace, on) as endpoints:
+        shown = endpoints.set_traffic(name, dict(map(_share, shares)))
     say(f"{name}: {_split(shown['traffic'])}")
 
 
@@ -104,14 +100,13 @@ def _share(text: str) -> tuple[str, int]:
 @command.command()
 @click.argument("name")
 @click.option("--yes", is_flag=True, help="Do not ask")
+@on_azureml.on
 @click.pass_obj
-def delete(workspace: str | None, name: str, yes: bool) -> None:
+def delete(workspace: str | None, name: str, yes: bool, on: str | None) -> None:
     """Remove an endpoint with its deployments, its keys and its port; registered models stay."""
-    from penala.workspace.client import Workspace
-
-    with Workspace.open(workspace) as opened:
-        opened.endpoints.show(name)
+    with on_azureml.endpoints(workspace, on) as endpoints:
+        endpoints.show(name)
         if not yes:
             click.confirm(f"Remove {name} and its keys?", abort=True, err=True)
-        opened.endpoints.delete(name)
+        endpoints.delete(name)
     say(f"{name} is gone")

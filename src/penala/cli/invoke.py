@@ -5,6 +5,7 @@ from typing import Any, TextIO
 
 import click
 
+from penala.cli import on_azureml
 from penala.errors import UsageError
 
 
@@ -12,17 +13,16 @@ from penala.errors import UsageError
 @click.argument("endpoint")
 @click.argument("file", type=click.File("r", encoding="utf-8"), default="-")
 @click.option("-d", "--deployment", help="Ask this deployment, past the traffic split")
+@on_azureml.on
 @click.pass_obj
-def command(workspace: str | None, endpoint: str, file: TextIO, deployment: str | None) -> None:
+def command(workspace: str | None, endpoint: str, file: TextIO, deployment: str | None, on: str | None) -> None:
     """Send a conversation to ENDPOINT and print the reply's JSON, e.g. penala invoke kopitiam question.json
 
     FILE [default: stdin] is a /score body, {"messages": [...]} or a bare list of messages.
     """
-    from penala.workspace.client import Workspace
-
     document = read_document(file)
-    with Workspace.open(workspace) as opened:
-        print(json.dumps(opened.endpoints.invoke(endpoint, document, deployment=deployment), ensure_ascii=False))
+    with on_azureml.endpoints(workspace, on) as endpoints:
+        print(json.dumps(endpoints.invoke(endpoint, document, deployment=deployment), ensure_ascii=False))
 
 
 def read_document(file: TextIO) -> Any:

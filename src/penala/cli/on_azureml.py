@@ -5,21 +5,24 @@ azureml=FILE for that of a config.json or a recipe.
 """
 
 import importlib
+import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from penala.cli.follow import Display, fetching
-from penala.cli.output import say
+from penala.cli.output import say, table
 from penala.errors import UsageError, WorkspaceError
 
 if TYPE_CHECKING:
     from penala.azure.remote.base_model import Components
-    from penala.azure.remote.connection import Connection
+    from penala.azure.remote.nouns import RemoteEndpoints, RemoteWorkspace
     from penala.azure.remote.target import Target
+    from penala.workspace.endpoints import Endpoints
 
 STAGES = {"compute": "Make the cluster ready", "submit": "Upload the conversations and send the job"}
 
@@ -56,12 +59,13 @@ def target(place: str) -> "Target":
     return of_file(Path(file)) if file else nearest(Path.cwd())
 
 
-def connect(place: str) -> "Connection":
-    """Sign in to the workspace that `place` means."""
+def remote(place: str) -> "RemoteWorkspace":
+    """Sign in, and return the nouns of the workspace that `place` means."""
     require_sdk()
     from penala.azure.remote.connection import Connection
+    from penala.azure.remote.nouns import RemoteWorkspace
 
-    return Connection(target(place), interactive=sys.stdin.isatty())
+    return RemoteWorkspace(Connection(target(place), interactive=sys.stdin.isatty()))
 
 
 def run(
@@ -147,3 +151,76 @@ def print_result(result: dict[str, Any], next_step: str, place: str) -> None:
             print(f"reply     {result['reply']}")
         print(f"""\nAsk it:\n  echo '[{{"role": "user", "content": "Hello!"}}]' | penala invoke {name} --on {place}""")
         print(f"Remove it, for it costs every hour:\n  penala endpoints delete {name} --on {place}")
+
+
+# --- the nouns: what a command shows of Azure instead of this machine
+
+
+@contextmanager
+def endpoints(workspace: str | None, place: str | None) -> "Iterator[Endpoints | RemoteEndpoints]":
+    """Give the endpoints of the local workspace, or of the one in Azure that `place` means."""
+    if place is not None:
+        yield remote(place).endpoints
+        return
+    from penala.workspace.client import Workspace
+
+    with Workspace.open(workspace) as opened:
+        yield opened.endpoints
+
+
+def list_jobs(place: str, *, as_json: bool) -> None:
+    """Print the newest jobs."""
+    _print_rows(remote(place).jobs.list(), ("name", "status", "created"), as_json=as_json)
+
+
+def show_job(place: str, name: str, *, as_json: bool) -> None:
+    """Print a job, its steps and its page."""
+    shown = remote(place).jobs.show(name)
+    if as_json:
+        print(json.dumps(shown, indent=2))
+        return
+    print(f"{shown['name']}: {shown['status']}")
+    for step in shown["jobs"]:
+        step["status"] += ", reused" if step["reused"] else ""
+    _print_rows(shown["jobs"], ("display_name", "status"), as_json=False)
+    print(f"its page  {shown['studio']}")
+
+
+def stream_job(place: str, name: str, *, as_json: bool) -> None:
+    """Follow a job to its end; exit 1 unless it is Completed. Ctrl-C stops following, not the job."""
+    jobs = remote(place).jobs
+    with Display.choose({}, as_json=as_json) as display:
+        status, error = jobs.follow(name, display.show)
+    if as_json:
+        print(json.dumps({"event": "result", "status": status, "job": name, "error": error}))
+    else:
+        print(f"{name} {status}")
+        if error:
+            say(f"error: {error}")
+    sys.exit(0 if status == "Completed" else 1)
+
+
+def cancel_job(place: str, name: str) -> None:
+    """Stop a job."""
+    say(f"{name} is {remote(place).jobs.cancel(name)}")
+
+
+def list_models(place: str, *, as_json: bool) -> None:
+    """Print the registered models."""
+    _print_rows(remote(place).models.list(), ("name", "version"), as_json=as_json)
+
+
+def show_model(place: str, reference: str, *, as_json: bool) -> None:
+    """Print a model version."""
+    shown = remote(place).models.show(reference)
+    if as_json:
+        print(json.dumps(shown, indent=2))
+    else:
+        table(("field", "value"), list(shown.items()))
+
+
+def _print_rows(rows: list[dict[str, Any]], columns: tuple[str, ...], *, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(rows, indent=2))
+    else:
+        table(columns, [[row[column] for column in columns] for row in rows])

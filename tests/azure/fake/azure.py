@@ -4,6 +4,7 @@ import base64
 import json
 import time
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
@@ -41,6 +42,7 @@ class FakeAzure:
         self.operations: dict[str, list[Any]] = {}
         self.job_ends = "Completed"
         self.job_polls = 2  # questions about a job before it ends
+        self.on_question: Callable[[], None] | None = None  # called when a job is asked after
         self.broken: dict[str, tuple[str, str]] = {}  # kind -> (code, message) with which its operations fail
         self.replies: list[Answer] = []  # what scoring answers first; then {"output": ...}
         self.proxy = Proxy(folder, self._routes())
@@ -204,6 +206,8 @@ class FakeAzure:
         if path.lower() not in self.kept:
             return refusal(404, "ResourceNotFound", f"{path} does not exist")
         if path.startswith("jobs/"):
+            if self.on_question is not None:
+                self.on_question()
             self._advance(path.split("/")[-1])
         return self.kept[path.lower()]
 

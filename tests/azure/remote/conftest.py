@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
+import yaml
 
 pytest.importorskip("azure.ai.ml", reason="needs penala[azure]")
 
@@ -17,6 +18,18 @@ def pytest_configure(config):
 
 
 FAKE = Path(__file__).parents[1] / "fake"
+RECIPE = {
+    "base_model": "Phi-4",
+    "conversations": {"train": "data/train.jsonl"},
+    "finetuning": {"num_train_epochs": 2},
+    "model": {"name": "kopi"},
+    "endpoint": {"name": "kopi-answers", "deployment": "demo"},
+    "sample": {"messages": [{"role": "user", "content": "Kopi kosong?"}]},
+    "azureml": {
+        "compute": {"name": "gpu-cluster", "size": "Standard_NC24ads_A100_v4"},
+        "instance_type": "Standard_NC24ads_A100_v4",
+    },
+}
 
 
 def _load_fake() -> None:
@@ -65,3 +78,47 @@ def place(tmp_path, monkeypatch):
     (folder / "config.json").write_text(json.dumps(names), encoding="utf-8")
     monkeypatch.chdir(folder)
     return folder
+
+
+@pytest.fixture
+def recipe(place):
+    """A recipe that runs on the fake, with its conversations; returns a function that writes it with changes."""
+    from fake_azure import contents
+
+    contents.write_conversations(place / "data" / "train.jsonl")
+
+    def write(**changes):
+        file = place / "recipe.yaml"
+        merged = {key: value for key, value in (RECIPE | changes).items() if value is not None}
+        file.write_text(yaml.safe_dump(merged), encoding="utf-8")
+        return file
+
+    write()
+    return write
+
+
+@pytest.fixture
+def penala(monkeypatch, capsys):
+    """Run a command line in this process; return its exit code, what stdout got and what stderr got."""
+    from penala.cli.main import main
+
+    def run(*arguments):
+        monkeypatch.setattr("sys.argv", ["penala", *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main()
+        out, err = capsys.readouterr()
+        return ended.value.code, out, err
+
+    return run
+
+
+@pytest.fixture
+def on_azure(penala):
+    """Run the recipe on Azure with --yes and --json; return its exit code, its result and what stderr got."""
+
+    def run(*more):
+        code, out, err = penala("run", "recipe.yaml", "--on", "azureml", "--yes", "--json", *more)
+        return code, json.loads(out.splitlines()[-1]), err
+
+    return run

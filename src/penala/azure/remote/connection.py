@@ -1,5 +1,6 @@
 """Signing in, and the clients of a workspace and of a registry."""
 
+import json
 import logging
 from collections.abc import Mapping
 from typing import Any
@@ -64,7 +65,7 @@ class Registry:
 
     def _keep(self, response: Any) -> None:
         try:
-            body = response.http_response.json()
+            body = json.loads(response.http_response.text())
         except ValueError:  # an answer without a body
             return
         for one in body.get("value", [body]) if isinstance(body, Mapping) else ():

@@ -67,9 +67,7 @@ class RemoteRun:
                 self.result["reply"] = serve.reply_text(serve.score(self._ml, wanted.name, wanted.deployment, sample))
 
     def _turn(self, step: str, state: str) -> None:
-        status = {"Completed": "completed", "Failed": "failed", "Canceled": "canceled"}.get(state)
-        if status is not None or state == "Running":
-            self._report(Event("step", step, {"status": status or "started"}))
+        self._report(step_event(step, state))
 
     def next_step(self) -> str:
         """Say what goes on in Azure now, and the commands that follow it, stop it or end its cost."""
@@ -85,6 +83,14 @@ class RemoteRun:
                 f"`{again} --job {job}` follows it to the endpoint, `penala jobs cancel {job} --on {self._on}` stops it"
             )
         return f"no job was sent; `{again}` begins anew"
+
+
+def step_event(step: str, state: str) -> Event:
+    """Return the event of a step's new state: started, completed, failed, canceled; a note for those in between."""
+    status = {"Running": "started", "Completed": "completed", "Failed": "failed", "Canceled": "canceled"}.get(state)
+    if status is None:
+        return Event("note", step, {"text": f"{step}: {state}"})
+    return Event("step", step, {"status": status})
 
 
 class _Stage:

@@ -38,7 +38,7 @@ def ensure_compute(plan: RemotePlan) -> None:
         min_instances=wanted.min_instances,
         max_instances=wanted.max_instances,
         idle_time_before_scale_down=wanted.idle_seconds,
-        tier=wanted.tier,
+        tier=None if wanted.tier == "dedicated" else wanted.tier,  # dedicated is what Azure takes for nothing said
     )
     with during(f"making the cluster {wanted.name}", WorkspaceError):
         plan.connection.ml.compute.begin_create_or_update(cluster).result()
@@ -75,10 +75,10 @@ def follow(ml: MLClient, job: str, turn: Turn) -> str:
     said: dict[str, str] = {}
     for pause in _pauses():
         with during(f"asking after {job}"):
-            state = _text(ml.jobs.get(job).status)
+            state = state_text(ml.jobs.get(job).status)
             children = list(ml.jobs.list(parent_job_name=job))
         for child in children:
-            name, now = str(child.display_name or child.name), _text(child.status)
+            name, now = str(child.display_name or child.name), state_text(child.status)
             if said.get(name) != now:
                 said[name] = now
                 turn(name, now)
@@ -95,7 +95,7 @@ def _pauses() -> Iterator[float]:
         pause = min(pause * 1.2, longest)
 
 
-def _text(state: Any) -> str:
+def state_text(state: Any) -> str:
     """Return a state, which is an enumeration's member in newer versions of the SDK."""
     return str(getattr(state, "value", state))
 
