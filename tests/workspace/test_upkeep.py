@@ -160,6 +160,7 @@ def test_what_broken_off_work_left_goes(workspace: Workspace, two_steps: TwoStep
         folder / "cache" / "models" / "m.partial-abc" / "model" / "weights",
         folder / "artifacts" / ".data-abc" / "copy" / "x",
         folder / "data" / f"{'a' * 64}.123" / "00000-x",
+        folder / "manifests" / f"{'a' * 64}.json",
     ]
     mine = folder / "jobs" / job / "write" / "attempt-1" / "mine.tmp"
     held = folder / "cache" / "models" / "held.partial-abc" / "weights"

@@ -36,9 +36,6 @@ class Finding:
     where: str
     fix: str
 
-    def __str__(self) -> str:
-        return f"{self.where}: {self.what}; {self.fix}"
-
 
 def examine(workspace: Path, *, deep: bool = False) -> dict[str, Any]:
     """Return the names of the checks that were made and what they found; `healthy` when no finding is an error.
@@ -186,10 +183,8 @@ def _endpoints(store: Store, workspace: Path) -> Iterator[Finding]:
             fix = f"`chmod 600 {keys}`, then `penala endpoints regenerate-key {keys.parent.name}` for both keys"
             yield Finding("error", "endpoints", what, str(keys), fix)
     for row in rows:
-        if (
-            not (services.endpoint_folder(workspace, row.name) / "keys.json").exists()
-            and row.state != services.DELETING
-        ):
+        keys = services.endpoint_folder(workspace, row.name) / "keys.json"
+        if row.state != services.DELETING and not keys.exists():
             fix = f"`penala endpoints delete {row.name}`, then deploy it again"
             yield Finding("error", "endpoints", "its keys are gone", f"endpoint {row.name}", fix)
 
@@ -205,9 +200,8 @@ def _environment(store: Store) -> Iterator[Finding]:
     if last and last[0].text != environment_id():
         when = time.strftime("%Y-%m-%d %H:%M", time.localtime(last[0].at))
         what = f"is not the one that jobs were made with since {when}"
-        yield Finding(
-            "warning", "environment", what, sys.prefix, "nothing to mend: steps run again instead of being reused"
-        )
+        fix = "nothing to mend: steps run again instead of being reused"
+        yield Finding("warning", "environment", what, sys.prefix, fix)
 
 
 def _content(workspace: Path) -> Iterator[Finding]:

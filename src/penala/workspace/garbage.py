@@ -66,7 +66,7 @@ class Garbage:
             "logs": self.logs,
         }
         parts = {name: {"count": len(found), "bytes": _freed_bytes(found)} for name, found in paths.items()}
-        total = _freed_bytes([path for found in paths.values() for path in found])
+        total = sum(part["bytes"] for part in parts.values())
         return {"bytes": total, **parts, "thinned_jobs": len(self.thinned), "cache_entries": len(self.cache)}
 
 
@@ -96,9 +96,13 @@ def find_garbage(store: Store, workspace: Path, ended_before: float = 0.0) -> Ga
         for digest, path in there.items()
         if digest not in named | kept and (digest in dropped or age_s(path, now) > CLAIM_S)
     ]
-    copies = [path for path in _below(workspace, ["data/*"]) if path.name not in named and age_s(path, now) > CLAIM_S]
-    found.leftovers = list({*_half_written(workspace, now), *_job_leftovers(store, workspace, old, now), *copies})
-    found.logs = [log for log in _below(workspace, _LOGS) if log.stat().st_size > LONGEST_LOG_BYTES]
+    copies = [
+        path
+        for path in _below(workspace, ["data/*", "manifests/*"])  # named by a digest, too
+        if path.name.partition(".")[0] not in named and age_s(path, now) > CLAIM_S
+    ]
+    found.leftovers = [*_half_written(workspace, now), *_job_leftovers(store, workspace, found, now), *copies]
+    found.logs = [log for log in _below(workspace, _LOGS) if _bytes_of(log) > LONGEST_LOG_BYTES]
     return found
 
 
@@ -161,10 +165,10 @@ def _half_written(workspace: Path, now: float) -> Iterator[Path]:
             yield path
 
 
-def _job_leftovers(store: Store, workspace: Path, old: Collection[str], now: float) -> Iterator[Path]:
+def _job_leftovers(store: Store, workspace: Path, found: Garbage, now: float) -> Iterator[Path]:
     """Yield the folders of jobs that are no more, and the outputs that ended steps of ended jobs did not hand over.
 
-    Those of a failed resumable step stay while its job does: the next attempt goes on with them.
+    Those of a failed resumable step stay while its job is not given up: the next attempt goes on with them.
     """
     jobs = {row.name: row.status for row in store.find(JobSummary)}
     for folder in _below(workspace, ["jobs/*"]):
@@ -172,10 +176,10 @@ def _job_leftovers(store: Store, workspace: Path, old: Collection[str], now: flo
             yield folder
     for outputs in _below(workspace, ["jobs/*/*/outputs"]):
         job, step = outputs.parts[-3:-1]
-        if jobs.get(job) not in ENDED or shim.held(outputs.parents[1] / RUNNER_LOCK):
+        if jobs.get(job) not in ENDED or job in found.jobs or shim.held(outputs.parents[1] / RUNNER_LOCK):
             continue
         done = store.sql("select 1 from steps where job = ? and name = ? and status = 'Completed'", job, step)
-        if done or job in old or not _is_resumable(store, job, step):
+        if done or job in found.thinned or not _is_resumable(store, job, step):
             yield outputs
 
 
@@ -187,6 +191,10 @@ def _is_resumable(store: Store, job: str, step: str) -> bool:
 def _below(workspace: Path, patterns: Iterable[str]) -> Iterator[Path]:
     for pattern in patterns:  # not Path.glob, which fails for a folder that vanishes meanwhile
         yield from (workspace / name for name in glob.iglob(pattern, root_dir=workspace))
+
+
+def _bytes_of(file: Path) -> int:
+    return sum(stat.st_size for stat in stats([file]))
 
 
 def _freed_bytes(paths: Iterable[Path]) -> int:

@@ -384,6 +384,13 @@ class Store:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def compact(self) -> None:
+        """Give pages back to the disk when more than half of the database's are free. Needs space for a copy."""
+        free, pages = (self.sql(f"pragma {name}")[0][0] for name in ("freelist_count", "page_count"))
+        if free > pages / 2:
+            self.sql("vacuum")
+            self.sql("pragma wal_checkpoint(truncate)")
+
     @contextlib.contextmanager
     def transaction(self) -> Iterator[None]:
         """Make everything inside land together or not at all. Inside another transaction, be part of that one."""

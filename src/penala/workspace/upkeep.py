@@ -9,7 +9,7 @@ import contextlib
 import os
 import shutil
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from penala.workspace.filesystem import MOUNTINFO, mount_of
 from penala.workspace.garbage import OUTPUTS_GONE, Garbage, artifacts, digests_in, files, find_garbage, named_by, stats
 from penala.workspace.store import CacheRow, EventRow, JobRow, JobSummary, StepRow, Store, explain
 
-DAY_S = 86400.0
+_DAY_S = 86400.0
 _COUNTED = ("jobs", "models", "endpoints")
 
 
@@ -46,7 +46,7 @@ def collect(
 
     With `dry_run` nothing is touched. Raises WorkspaceError when another process is at it.
     """
-    ended_before = 0.0 if older_than_days is None else time.time() - older_than_days * DAY_S
+    ended_before = 0.0 if older_than_days is None else time.time() - older_than_days * _DAY_S
     if dry_run:
         return {"dry_run": True, **find_garbage(store, workspace, ended_before).as_dict(workspace)}
     try:
@@ -54,11 +54,14 @@ def collect(
             _put_back(store, workspace)  # what a killed predecessor moved
             with store.transaction():
                 found = find_garbage(store, workspace, ended_before)
-                report = found.as_dict(workspace)
                 _forget(store, found)
-                _throw_away(found.artifacts, workspace)
+                found.artifacts = _throw_away(found.artifacts, workspace)
             _put_back(store, workspace)
+            found.artifacts = [path for path in found.artifacts if path.exists()]
+            report = found.as_dict(workspace)
             _remove_files(store, found, workspace)
+            with contextlib.suppress(WorkspaceError):  # on a full disk, say
+                store.compact()
     except OSError as error:
         raise explain(error, workspace) from None
     return {"dry_run": False, **report}
@@ -100,12 +103,13 @@ def _trash(workspace: Path) -> Path:
     return trash
 
 
-def _throw_away(paths: Iterable[Path], workspace: Path) -> None:
-    """Move files or folders to the trash, each under its own name."""
-    for path in paths:
-        target = _trash(workspace) / path.name
+def _throw_away(paths: Sequence[Path], workspace: Path) -> list[Path]:
+    """Move files or folders to the trash, each under its own name; return where they lie now."""
+    thrown = [_trash(workspace) / path.name for path in paths]
+    for path, target in zip(paths, thrown, strict=True):
         _remove(target)
         path.rename(target)
+    return thrown
 
 
 def _put_back(store: Store, workspace: Path) -> None:
@@ -129,8 +133,9 @@ def _remove_files(store: Store, found: Garbage, workspace: Path) -> None:
         else:
             _remove(path)
     for log in found.logs:  # its writer appends, so that it goes on at the new end
-        shutil.copyfile(log, f"{log}.1")
-        os.truncate(log, 0)
+        with contextlib.suppress(FileNotFoundError):  # its endpoint was deleted just now
+            shutil.copyfile(log, f"{log}.1")
+            os.truncate(log, 0)
     _remove(_trash(workspace))
 
 
@@ -146,10 +151,11 @@ def _remove_outputs(store: Store, path: Path) -> None:
 
 
 def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
+    with contextlib.suppress(FileNotFoundError):  # whoever wrote it has just removed it
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
 
 
 def _bytes_by_use(store: Store, workspace: Path) -> dict[str, int]:
