@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
 
+from fake_azure.contents import registry_model
 from fake_azure.proxy import Answer, Call, Proxy, refusal
 
 TENANT = "11111111-1111-1111-1111-111111111111"
@@ -86,6 +87,17 @@ class FakeAzure:
             ("PUT", r"(?P<blob>[^./]+\.blob\.core\.windows\.net/.+)", self._blob_put),
             ("POST", rf"(?P<name>[^.]+)\.{REGION}\.inference\.ml\.azure\.com/score", self._score),
         ]
+
+    def keep_compute(self, name: str, size: str, state: str = "Succeeded") -> None:
+        """Have a cluster that somebody made before."""
+        properties = {"computeType": "AmlCompute", "provisioningState": state, "properties": {"vmSize": size}}
+        self.kept[f"computes/{name}".lower()] = _resource(f"computes/{name}", properties) | {"location": REGION}
+
+    def keep_model(self, name: str, version: str, job: str) -> None:
+        """Have a model version that a job made before."""
+        properties = registry_model(jobName=job, modelUri=f"azureml://jobs/{job}/outputs/trained_model")
+        path = f"models/{name}/versions/{version}"
+        self.kept[path.lower()] = _resource(path, properties)
 
     # --- sign-in
 

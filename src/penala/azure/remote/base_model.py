@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from azure.ai.ml import Input, MLClient
 from azure.ai.ml.entities import Model
-from azure.core.exceptions import ResourceNotFoundError
+from azure.core.exceptions import HttpResponseError
 
 from penala.assets import LATEST, AssetName, is_asset, parse
 from penala.azure.remote.connection import Connection, Registry
@@ -107,7 +107,9 @@ def _of_client(client: MLClient, wanted: AssetName, registry: Registry | None) -
     with during(f"looking up the base model {wanted} in {where}", ModelError):
         try:
             model = client.models.get(wanted.name, **version)
-        except ResourceNotFoundError as error:
+        except HttpResponseError as error:
+            if error.status_code != 404:
+                raise
             fix = "Azure's model catalogue shows what there is; a hub id or a folder will do too"
             raise NotFound(f"{where} has no base model {wanted}", fix=fix) from error
     properties = registry.properties(model.id) if registry else {}

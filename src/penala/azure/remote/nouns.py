@@ -11,7 +11,7 @@ from azure.core.exceptions import ResourceNotFoundError
 from penala.assets import LATEST, parse
 from penala.azure.remote import serve, submit
 from penala.azure.remote.connection import Connection
-from penala.azure.remote.reasons import during
+from penala.azure.remote.reasons import during, state_text
 from penala.azure.remote.run import step_event
 from penala.errors import EndpointError, ModelError, NotFound, UsageError
 from penala.workspace.events import Event
@@ -79,7 +79,7 @@ class RemoteEndpoints:
             {
                 "name": one.name,
                 "model": one.model,
-                "provisioning_state": one.provisioning_state,
+                "provisioning_state": state_text(one.provisioning_state),
                 "instance_type": one.instance_type,
                 "instance_count": one.instance_count,
             }
@@ -119,7 +119,7 @@ def _endpoint_shown(endpoint: OnlineEndpoint) -> dict[str, Any]:
         "name": endpoint.name,
         "scoring_uri": endpoint.scoring_uri,
         "openai_base_url": None,
-        "provisioning_state": endpoint.provisioning_state,
+        "provisioning_state": state_text(endpoint.provisioning_state),
         "traffic": dict(endpoint.traffic or {}),
     }
 
@@ -153,12 +153,12 @@ class RemoteJobs:
         """Stop a job, wait until Azure has, and return its status."""
         with during(f"canceling {name}"):
             self._ml.jobs.begin_cancel(name).result()
-            return submit.state_text(self._ml.jobs.get(name).status)
+            return state_text(self._ml.jobs.get(name).status)
 
 
 def _job_line(job: Job) -> dict[str, Any]:
     created = job.creation_context.created_at if job.creation_context else None
-    names = {"name": job.name, "display_name": job.display_name, "status": submit.state_text(job.status)}
+    names = {"name": job.name, "display_name": job.display_name, "status": state_text(job.status)}
     return names | {"created": None if created is None else str(created)}
 
 

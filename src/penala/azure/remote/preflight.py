@@ -14,7 +14,7 @@ from penala.azure.remote import base_model, conversations
 from penala.azure.remote.base_model import SYSTEM_REGISTRY, BaseModel, Components, Purpose
 from penala.azure.remote.connection import Connection
 from penala.azure.remote.conversations import Checked, Report
-from penala.azure.remote.reasons import during
+from penala.azure.remote.reasons import during, state_text
 from penala.errors import NotFound, PenalaError, RecipeError, UsageError, WorkspaceError, near
 from penala.inputs import PIPELINE, component_inputs
 from penala.recipe import OUR_DEFAULTS, AzureCompute, AzureML, Recipe, resolve_finetuning, share_of
@@ -309,7 +309,7 @@ def _compute_problems(plan: RemotePlan) -> list[PenalaError]:
         what = f"{wanted.name} is there, with the size {found.size}"
         fix = f"write that size, or another name for a cluster of {wanted.size}"
         problems.append(RecipeError(what, where="azureml.compute", fix=fix))
-    if found is not None and str(found.provisioning_state).lower() == "failed":
+    if found is not None and state_text(found.provisioning_state).lower() == "failed":
         what = f"{wanted.name} is there, and Azure failed to make it"
         problems.append(RecipeError(what, where="azureml.compute.name", fix="delete it, or choose another name"))
     offered = sizes.get(wanted.size.lower())

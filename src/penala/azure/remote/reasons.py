@@ -33,6 +33,11 @@ def during(doing: str, kind: type[PenalaError] = JobError, *, fix: str | None = 
         raise (NotFound if status == 404 else kind)(f"{doing}: {_said(error)}", fix=fix or _fix(error)) from error
 
 
+def state_text(state: object) -> str:
+    """Return a state in words; newer versions of the SDK give a member of an enumeration."""
+    return str(getattr(state, "value", state))
+
+
 def _said(error: AzureError) -> str:
     """Return Azure's own words on one line, with the number and the code."""
     status = getattr(error, "status_code", None)

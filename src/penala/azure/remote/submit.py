@@ -17,7 +17,7 @@ from azure.core.exceptions import AzureError
 from penala.azure.remote import conversations
 from penala.azure.remote.own_components import write_components
 from penala.azure.remote.preflight import RemotePlan
-from penala.azure.remote.reasons import during
+from penala.azure.remote.reasons import during, state_text
 from penala.errors import JobError, WorkspaceError
 from penala.recipe import Recipe
 
@@ -93,11 +93,6 @@ def _pauses() -> Iterator[float]:
     while True:
         yield pause
         pause = min(pause * 1.2, longest)
-
-
-def state_text(state: Any) -> str:
-    """Return a state, which is an enumeration's member in newer versions of the SDK."""
-    return str(getattr(state, "value", state))
 
 
 def reason(ml: MLClient, job: str) -> JobError:
