@@ -99,6 +99,12 @@ class FakeAzure:
         path = f"models/{name}/versions/{version}"
         self.kept[path.lower()] = _resource(path, properties)
 
+    def keep_data(self, name: str, version: str) -> None:
+        """Have a data asset that somebody made before."""
+        path = f"data/{name}/versions/{version}"
+        uri = "azureml://datastores/workspaceblobstore/paths/chats.jsonl"
+        self.kept[path] = _resource(path, {"dataType": "uri_file", "dataUri": uri, "isAnonymous": False})
+
     # --- sign-in
 
     def _clouds(self, call: Call) -> Any:
@@ -228,6 +234,12 @@ class FakeAzure:
         found = [
             kept for key, kept in self.kept.items() if key.startswith(below) and "/" not in key.removeprefix(below)
         ]
+        if "hash" in call.query:  # code by what it holds, whatever its name
+            found = [
+                kept
+                for kept in self.kept.values()
+                if call.query["hash"] in kept["properties"].get("properties", {}).values()
+            ]
         if path == "models":  # containers
             names = {key.split("/")[1] for key in self.kept if key.startswith("models/")}
             found = [_resource(f"models/{name}", {"latestVersion": "1"}) for name in sorted(names)]

@@ -1,6 +1,7 @@
 """A fake Azure that the real MLClient of a test talks to."""
 
 import importlib.util
+import io
 import json
 import sys
 import time
@@ -101,6 +102,8 @@ def recipe(place):
 def penala(monkeypatch, capsys):
     """Run a command line in this process; return its exit code, what stdout got and what stderr got."""
     from penala.cli.main import main
+
+    monkeypatch.setattr("sys.stdin", io.StringIO())  # nobody is there to answer
 
     def run(*arguments):
         monkeypatch.setattr("sys.argv", ["penala", *map(str, arguments)])

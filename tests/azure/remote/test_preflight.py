@@ -228,8 +228,8 @@ def test_hours_are_estimated_where_size_and_model_are_known(azure, checked):
     code, err = checked(base_model="Llama-2-7b-chat", finetuning={"num_train_epochs": 100_000})
 
     assert code == 0, err
-    # 4 x 7e9 operations x 1e5 epochs x 1,766 bytes / 4, at 50 % and at 10 % of 312 TFLOP/s
-    assert "training 2.2 to 11.0 hours, besides starting nodes" in err
+    # 4 x 7e9 operations x 1e5 epochs x 1,804 bytes / 4, at 50 % and at 10 % of 312 TFLOP/s
+    assert "training 2.2 to 11.2 hours, besides starting nodes" in err
 
 
 def test_the_target_may_stand_in_the_recipe_or_in_a_file(azure, checked, place):
