@@ -15,6 +15,19 @@ from penala.conversations.visible import visible
 from penala.errors import DataError
 
 DEFAULT = "default"
+YES = ("true", "yes", "on")  # as YAML spells it
+_NULL = "tag:yaml.org,2002:null"
+
+
+class _Texts(yaml.SafeLoader):
+    """Leaves every value a text but null: `no` is a language here, and a date need not be one."""
+
+    yaml_implicit_resolvers = {  # noqa: RUF012 - the loader's own way
+        first: [(tag, form) for tag, form in found if tag == _NULL]
+        for first, found in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+
 KINDS = (".parquet", ".jsonl", ".ndjson", ".json", ".csv", ".tsv")  # of two that are as common, the first is taken
 _NAME = re.compile(r"\w+(\.\w+)*")  # it becomes a file name
 _SHARD = re.compile(r"(?P<split>\w+(?:\.\w+)*?)-\d+(?P<of>-of-\d+)?(?:-\w+)?")
@@ -72,10 +85,14 @@ class _Files(msgspec.Struct):
 
 
 class _Config(msgspec.Struct):
-    config_name: str | int | bool = DEFAULT  # YAML reads `no` as false
+    config_name: str = DEFAULT
     data_files: str | list[str | _Files] | None = None
     data_dir: str | None = None
-    default: bool = False
+    default: str = ""
+
+    @property
+    def is_default(self) -> bool:
+        return self.default.lower() in YES
 
 
 class _SplitInfo(msgspec.Struct):
@@ -84,7 +101,7 @@ class _SplitInfo(msgspec.Struct):
 
 
 class _Info(msgspec.Struct):
-    config_name: str | int | bool = DEFAULT
+    config_name: str = DEFAULT
     splits: list[_SplitInfo] = []
 
 
@@ -102,18 +119,18 @@ def read_card(readme: bytes) -> Card:
         return Card()
     end = next((number for number, line in enumerate(lines[1:], 1) if line.strip() == "---"), 0)
     try:
-        head = yaml.safe_load("\n".join(lines[1:end]))
+        head = yaml.load("\n".join(lines[1:end]), _Texts)
         if not isinstance(head, dict):
             return Card()
         return Card(msgspec.convert(head.get("configs") or [], list[_Config]), _claims(head.get("dataset_info")))
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # msgspec's errors and a date of 30 February too
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # msgspec's errors too
         raise DataError(f"its head cannot be understood: {visible(str(error).splitlines()[0])}") from None
 
 
 def _claims(said: Any) -> list[_Info]:
     """Return how many rows the card claims; of what it says otherwise than expected, nothing is believed."""
     try:
-        return msgspec.convert(said if isinstance(said, list) else [said], list[_Info])
+        return msgspec.convert(said if isinstance(said, list) else [said], list[_Info], strict=False)
     except msgspec.ValidationError:
         return []
 
@@ -142,17 +159,15 @@ def lay_out(files: Sequence[RemoteFile], card: Card) -> Layout:
     refused: dict[str, str] = {}
     for entry in listed:
         try:
-            found[str(entry.config_name)] = _listed(entry, list(data))
+            found[entry.config_name] = _listed(entry, list(data))
         except DataError as error:
-            refused[str(entry.config_name)] = error.what
+            refused[entry.config_name] = error.what
     if not listed:
         kind = _commonest(data)
         found = _inferred([path for path in data if kind_of(path) == kind])
         if others := sum(kind_of(path) != kind for path in data):
             notes.append(f"{others} data files that are not {kind} are left out")
-    claims = {
-        str(info.config_name): {split.name: split.num_examples for split in info.splits} for info in card.dataset_info
-    }
+    claims = {info.config_name: {split.name: split.num_examples for split in info.splits} for info in card.dataset_info}
     only_claim = next(iter(claims.values())) if len(claims) == len(found) + len(refused) == 1 else {}
     configs: dict[str, Splits] = {}
     for config, names in found.items():
@@ -160,7 +175,7 @@ def lay_out(files: Sequence[RemoteFile], card: Card) -> Layout:
         configs[config] = {
             split: Split(tuple(data[path] for path in paths), rows.get(split)) for split, paths in names.items()
         }
-    marked = [str(entry.config_name) for entry in listed if entry.default]
+    marked = [entry.config_name for entry in listed if entry.is_default]
     configs = {config: splits for config, splits in configs.items() if splits}
     known = [*configs, *refused]
     only = known if len(known) == 1 else []
