@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from penala.conversations.check import check
-from penala.conversations.measured import measured
+from penala.conversations.measured import VECTOR_BYTES, Measure, measured
 from penala.conversations.plain import PlainReader
 from penala.conversations.rules import sha256
 
@@ -62,6 +62,20 @@ def test_the_fast_way_says_and_reads_what_the_careful_way_does(content):
     assert fast.as_dict() == careful.as_dict()
     assert fast_rows == careful_rows
     assert [(row.line, row.row) for row in fast_rows] == [(row.line, row.row) for row in careful_rows]
+
+
+@given(st.lists(lines() | st.sampled_from([b"", b" ", b'{"\\u0041', b'u\\"', b'\\\\"\\"']), max_size=4), st.booleans())
+def test_numpy_measures_as_bytes_do(content, is_ended):
+    """The two ways to measure lines agree, and a line measures the same alone."""
+    block = b"\n".join(content) + b"\n" * is_ended
+    by_numpy, by_bytes = Measure(VECTOR_BYTES), Measure(0)
+    found = list(by_numpy.lines(block))
+
+    assert found == list(by_bytes.lines(block))
+    assert by_numpy.num_lines == by_bytes.num_lines
+    assert [(line.num_quotes, line.has_code) for line in found] == [
+        (alone.num_quotes, alone.has_code) for alone in (measured(bytes(line.data)) for line in found)
+    ]
 
 
 def test_plain_rows_take_the_fast_way():

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from penala.conversations.check import check
+from penala.conversations.check import SHOWN_OF_A_CODE, VOTING_ROWS, check
 
 ALPACA = {"instruction": "Say hi", "input": "", "output": "hi"}
 SHAREGPT = {"conversations": [{"from": "human", "value": "Say hi"}, {"from": "gpt", "value": "hi"}]}
@@ -44,6 +44,23 @@ def test_a_file_has_the_schema_of_most_of_its_rows(codes, write):
     assert codes("a.jsonl", rows) == {3: ["other_schema"], 4: ["text"]}
     assert codes("a.jsonl", rows[1:3]) == {1: ["other_schema"]}
     assert codes("a.jsonl", rows, schema="messages") == {1: ["other_schema"], 2: ["other_schema"], 4: ["text"]}
+
+
+def test_a_file_that_turns_to_another_schema_is_said_once_with_the_count(write, rows):
+    """Rows behind those that vote are errors each; one note counts them, and the summary is not full of them."""
+    stranger = {"conversations": [{"from": "human", "value": "Kopi?"}, {"from": "gpt", "value": "RM 2."}]}
+    checked = check(write("a.jsonl", [*rows(VOTING_ROWS), *[stranger] * 400, {"text": "x"}]))
+
+    assert (checked.good, checked.bad_rows) == (VOTING_ROWS, {"other_schema": 400, "text": 1})
+    [note] = [finding for finding in checked.findings if finding.line is None]
+    assert note.message == (
+        "each of 400 rows (lines 1001, 1002, 1003, 1004, 1005, ...) is sharegpt, the file is messages"
+    )
+    summary = checked.summary()
+    assert summary.count("[other_schema]") == SHOWN_OF_A_CODE
+    assert "[text]" in summary
+    assert "[mixed_schemas]" in summary
+    assert "... and 390 more: 390 other_schema" in summary
 
 
 def test_each_file_has_a_schema_of_its_own(write, tmp_path):

@@ -1,5 +1,6 @@
 """Check conversations: every row of every file in one pass, every fault with its place and its fix."""
 
+import contextlib
 import functools
 import json
 from array import array
@@ -10,6 +11,8 @@ from dataclasses import dataclass, field
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
+
+import msgspec
 
 from penala.conversations import parallel
 from penala.conversations.conversation import Conversation, Finding, Level
@@ -25,6 +28,7 @@ from penala.errors import DataError
 MINIMUM_ROWS = 10  # what training needs, as on Azure (contract §1.5)
 VOTING_ROWS = 1000  # the schema of a file is that of most of its first rows
 SHOWN_LINES = 5
+SHOWN_OF_A_CODE = 10  # findings in a summary
 LEVELS: tuple[Level, ...] = ("error", "warning", "note")
 
 
@@ -97,12 +101,21 @@ class Check:
         path.write_bytes(text.encode("utf-8", "backslashreplace"))  # a file's name may be of another encoding
 
     def summary(self, limit: int = 20) -> str:
-        """Return the findings as text for a person: errors first, at most `limit` of them, then the counts."""
+        """Return the findings as text for a person: errors first, at most `limit` of them, then the counts.
+
+        Of one code a few are shown, so that none hides the others.
+        """
         ranked = sorted(self.findings, key=lambda finding: LEVELS.index(finding.level))  # stable: file order within
-        lines = [str(finding) for finding in ranked[:limit]]
-        if len(ranked) > limit:
-            left = Counter(finding.code for finding in ranked[limit:])
-            lines.append(f"... and {len(ranked) - limit} more: {', '.join(f'{n} {code}' for code, n in left.items())}")
+        lines: list[str] = []
+        shown, left = Counter[str](), Counter[str]()
+        for finding in ranked:
+            if len(lines) < limit and shown[finding.code] < SHOWN_OF_A_CODE:
+                shown[finding.code] += 1
+                lines.append(str(finding))
+            else:
+                left[finding.code] += 1
+        if left:
+            lines.append(f"... and {left.total()} more: {', '.join(f'{n} {code}' for code, n in left.items())}")
         read_as = Counter(self.schemas.values())
         lines += [f"{_count(count, 'file')} read as {schema}" for schema, count in read_as.items()]
         lines.append(f"{self.rows} rows, {self.good} good, {self.bad} bad")
@@ -175,7 +188,7 @@ def _good_rows(files: Sequence[_File], parts: Sequence[Part], start: int = 0) ->
         if skipped == file.good:
             continue
         for said, conversation in _good_rows_of(file, skipped):
-            if at == len(keys) or said.key != keys[at]:
+            if at == len(keys) or said[0] != keys[at]:
                 raise _changed(f"{file.path}:{conversation.line}", "holds another row than when it was checked")
             at += 1
             yield conversation
@@ -257,7 +270,7 @@ class _Checker:
             voting = islice(records_of(first), VOTING_ROWS)
             rows = [renamed(row, self.names) for _, data in voting if isinstance(row := _peek(data), dict)]
             schema = commonest_schema(rows) if self.schema == "auto" else self.schema
-            judge = Judge(schema, self.names, list(rows[0]) if rows else [])
+            judge = Judge(schema, self.names, list(rows[0]) if rows else [], path.stat().st_size)
             self.files.append(_File(path, judge, known))
             reader = _FileReader(self, self.files[-1])
             reader.read(first, pieces)
@@ -279,6 +292,7 @@ class _FileReader:
         self.shares_line = False  # one line holds several rows: the list was not printed over lines
         self.markers: list[int] = []  # lines
         self.unrendered: dict[str, list[int]] = {}  # key -> lines, one a message
+        self.strangers: dict[str, list[int]] = {}  # what rows of another schema are told -> lines
         self.seen.begin(len(checker.parts), self.name)
 
     def read(self, first: list[bytes | Record], more: Iterator[bytes | Record]) -> None:
@@ -333,9 +347,9 @@ class _FileReader:
         self.part.rows += end - start
         self._count_good(verdicts.said[0][start:end])
         look = self.seen.look
-        columns = (column[start:end] for column in (verdicts.lines, *verdicts.said))
-        for line, *said in zip(*columns, strict=True):
-            for fault in look(Said(*said), first + line):
+        lines, *digests = (column[start:end] for column in (verdicts.lines, *verdicts.said))
+        for line, said in zip(lines, zip(*digests, strict=True), strict=True):
+            for fault in look(said, first + line):
                 self._say(first + line, fault)
 
     def _take(self, line: int, verdict: Verdict) -> None:
@@ -343,10 +357,12 @@ class _FileReader:
         self.part.rows += 1
         for fault in verdict.faults:
             self._say(line, fault)
+            if fault.code == "other_schema":
+                self.strangers.setdefault(fault.message, []).append(line)
         if verdict.said is None:
             self.part.bad[next(fault.code for fault in verdict.faults if CODES[fault.code].level == "error")] += 1
             return
-        self._count_good((verdict.said.key,))
+        self._count_good(verdict.said[:1])
         for fault in self.seen.look(verdict.said, line):
             self._say(line, fault)
         if verdict.has_marker:
@@ -365,6 +381,9 @@ class _FileReader:
 
     def finish(self) -> None:
         """Say what is counted over the whole file."""
+        for message, lines in self.strangers.items():
+            if len(lines) > SHOWN_LINES:
+                self.checker.say(self.name, None, Fault("mixed_schemas", "", f"each of {_some(lines)} {message}"))
         if self.markers:
             what = f"text that looks like a chat template's markers stands in {_some(sorted(self.markers))}"
             self.checker.say(self.name, None, Fault("template_markers", "", what))
@@ -389,10 +408,10 @@ def _peek(data: bytes | dict[str, Any] | Fault) -> Any:
     """Decode a record without a word, to see its columns."""
     if not isinstance(data, bytes):
         return data
-    try:
-        return json.loads(data)
-    except (ValueError, RecursionError):
-        return None
+    for decode in (msgspec.json.decode, json.loads):  # the first is faster, the second takes more
+        with contextlib.suppress(ValueError, RecursionError):
+            return decode(data)
+    return None
 
 
 def _some(lines: Sequence[int]) -> str:

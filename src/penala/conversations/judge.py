@@ -13,7 +13,7 @@ from penala.conversations.measured import Measure, measured
 from penala.conversations.plain import PlainReader
 from penala.conversations.rules import faults_of, has_marker
 from penala.conversations.schemas import Names, Row, read_row, renamed
-from penala.conversations.seen import Said, row_key
+from penala.conversations.seen import Said, row_key, said_of
 
 # message keys that templates or training read
 RENDERED_KEYS = {"tool_calls", "tool_call_id", "weight"}
@@ -52,12 +52,12 @@ class Verdicts:
 
 
 class Judge:
-    """Judges the rows of one file, in one schema; `columns` are those of its first row."""
+    """Judges the rows of one file of some size, in one schema; `columns` are those of its first row."""
 
-    def __init__(self, schema: str, names: Names, columns: Sequence[str]) -> None:
+    def __init__(self, schema: str, names: Names, columns: Sequence[str], file_bytes: int = 0) -> None:
         self.schema, self.names, self.columns = schema, names, columns
         self._plain = PlainReader(columns) if schema == "messages" and not names else None
-        self._measure = Measure()
+        self._measure = Measure(file_bytes)
 
     def block(self, block: bytes) -> Verdicts:
         """Judge a block of whole lines."""
@@ -103,7 +103,7 @@ class Judge:
         written = tuple(turn.written for turn in row.turns)
         extra = [turn.extra for turn in row.turns]
         more = json.dumps([extra, row.tools], sort_keys=True, default=str) if any(extra) or row.tools else ""
-        said = Said.of(row_key(written, joined, more), row.columns.get("prompt"), row.columns.get("prompt_id"))
+        said = said_of(row_key(written, joined, more), row.columns.get("prompt"), row.columns.get("prompt_id"))
         return Verdict(faults, said, has_marker(joined), _unrendered(row)), row
 
     def _read(self, data: bytes | dict[str, Any] | Fault) -> tuple[Row | None, list[Fault]]:

@@ -7,7 +7,7 @@ import msgspec
 
 from penala.conversations.json_text import is_blank, unix_lines
 
-VECTOR_BYTES = 16 << 20  # from here on numpy pays for its import
+VECTOR_BYTES = 32 << 20  # from here on numpy pays for its import
 _BRACE = ord("{")
 
 
@@ -73,11 +73,11 @@ class _VectorCounter:
 
 
 class Measure:
-    """Measures block after block. `num_lines` is how many lines the last one had."""
+    """Measures block after block of a file. `num_lines` is how many lines the last one had."""
 
-    def __init__(self) -> None:
+    def __init__(self, file_bytes: int) -> None:
         self.num_lines = 0
-        self._num_bytes = 0
+        self._is_large = file_bytes >= VECTOR_BYTES
         self._vectors: _VectorCounter | None = None
 
     def lines(self, block: bytes) -> Iterator[Measured]:
@@ -98,8 +98,7 @@ class Measure:
         self.num_lines = number
 
     def _counter(self, block: bytes) -> _Counter:
-        self._num_bytes += len(block)
-        if self._num_bytes < VECTOR_BYTES:
+        if not self._is_large:
             return _ByteCounter(block)
         if self._vectors is None:
             self._vectors = _VectorCounter()

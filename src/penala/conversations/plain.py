@@ -68,27 +68,30 @@ class PlainReader:
         roles = tuple([message.role for message in messages])
         joined = "\0".join(texts)
         if (
-            self._has_key_twice(line, row, joined, len(texts))
-            or not is_orderly(roles)
+            not is_orderly(roles)
             or len(texts) > LONG_MESSAGES
             or len(joined) >= LONG_CHARACTERS
+            or self._has_key_twice(line, row, len(texts), joined)
             or _is_silent(texts, joined)
-            or _has_control_character(line, texts, joined)
+            # JSON writes control characters as \u00XX or \b; only DEL may stand there raw
+            or "\b" in joined
+            or "\x7f" in joined
+            or (line.has_code and any(map(CONTROL.search, texts)))
         ):
             return None
         key, prompt, prompt_id = row_key(roles, joined), row.prompt, row.prompt_id
         if prompt is UNSET:
             if prompt_id is None:
                 return None
-            return PlainRow(roles, texts, joined, row, Said(key, NONE, id_digest(prompt_id)))
+            return PlainRow(roles, texts, joined, row, (key, NONE, id_digest(prompt_id)))
         if prompt != texts[roles.index("user")]:
             return None
         digest = sha256(prompt)
         if prompt_id is not UNSET and prompt_id != digest and (not isinstance(prompt_id, str) or is_sha256(prompt_id)):
             return None
-        return PlainRow(roles, texts, joined, row, Said(key, prompt_digest(digest), id_digest(prompt_id)))
+        return PlainRow(roles, texts, joined, row, (key, prompt_digest(digest), id_digest(prompt_id)))
 
-    def _has_key_twice(self, line: Measured, row: Any, joined: str, num_texts: int) -> bool:
+    def _has_key_twice(self, line: Measured, row: Any, num_texts: int, joined: str) -> bool:
         """Tell whether a line has more quotes than its parts need: decoders keep the last value and say nothing."""
         needed = 2 + 8 * num_texts + _num_quotes(row.prompt) + _num_quotes(row.prompt_id)
         for attribute in self._others.values():
@@ -123,8 +126,3 @@ def _is_silent(texts: list[str], joined: str) -> bool:
     if starts.isascii() and starts.isalnum() and len(starts) == len(texts):
         return False
     return any(map(INVISIBLE.fullmatch, texts))
-
-
-def _has_control_character(line: Measured, texts: list[str], joined: str) -> bool:
-    r"""Tell whether some text holds one: JSON writes them as \u00XX or \b, only DEL may stand there raw."""
-    return "\b" in joined or "\x7f" in joined or (line.has_code and any(map(CONTROL.search, texts)))
