@@ -1,11 +1,12 @@
-"""A large file is proved on all cores, with the outcome of one core."""
+"""A large file is judged on all cores, with the outcome of one core."""
 
 import json
 import os
+import random
 
 import pytest
 
-from penala.conversations import parallel
+from penala.conversations import files, measured, parallel
 from penala.conversations.check import check
 from penala.conversations.judge import Judge
 
@@ -34,6 +35,42 @@ def test_several_processes_find_what_one_finds(write, rows, both):
     assert together.parts[0].keys == alone.parts[0].keys
     assert (together.rows, together.bad) == (943, 1)
     assert {finding.code for finding in together.findings} == {"broken_json", "duplicate", "template_markers"}
+
+
+@pytest.mark.parametrize("cores", [1, 2, 3])
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
+@pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r", b"\n\r\n"])
+def test_no_number_of_cores_changes_the_outcome(write, rows, monkeypatch, end, mark, cores):
+    """Whatever ends lines, wherever parts of the file meet, and with numpy or without."""
+    rng = random.Random(repr(end))
+    odd = [b"", b"  ", b"{broken", b'{"messages": []}', json.dumps({"text": "x" * 900}).encode(), b"\xff", b"[1]"]
+    good = [json.dumps(row).encode() for row in rows(60)]
+    path = write("a.jsonl", mark + end.join([good[0], *(rng.choice(odd + good) for _ in range(250)), good[1]]))
+    alone = check(path)
+    every = list(alone.rows_again())
+    monkeypatch.setattr(measured, "VECTOR_BYTES", 0)
+    monkeypatch.setattr(parallel, "RANGE_BYTES", 700)
+    monkeypatch.setattr(parallel, "pays", lambda path: True)
+    monkeypatch.setattr(parallel, "num_cores", lambda: cores)
+    together = check(path)
+
+    assert together.as_dict() == alone.as_dict()
+    assert together.parts[0].keys == alone.parts[0].keys
+    assert {finding.code for finding in together.findings} >= {"broken_json", "duplicate", "not_utf8", "text"}
+    for start in (0, 1, len(every) // 2, len(every)):
+        again = list(together.rows_again(start))
+        assert [(row, row.line, row.row) for row in again] == [(row, row.line, row.row) for row in every[start:]]
+
+
+def test_rows_far_into_a_file_are_read_from_there(write, rows, monkeypatch):
+    """Rows that are cut off train do not cost a reading of train."""
+    monkeypatch.setattr(files, "BLOCK_BYTES", 5000)
+    checked = check(write("a.jsonl", rows(2000)))
+    read, row = [], Judge.row
+    monkeypatch.setattr(Judge, "row", lambda self, data: read.append(data) or row(self, data))
+
+    assert [conversation.line for conversation in checked.rows_again(1990)] == list(range(1991, 2001))
+    assert len(read) < 100
 
 
 def test_a_process_that_dies_loses_no_row(write, rows, both, monkeypatch):

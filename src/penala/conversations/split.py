@@ -40,11 +40,6 @@ class Splits:
     note: str  # what was cut, in words
     bad_rows: Mapping[str, int] = field(default_factory=dict)  # rows of train that are bad, by code
 
-    @property
-    def counts(self) -> dict[str, int]:
-        """Rows by split."""
-        return {"train": len(self.train), "validation": len(self.validation), "test": len(self.test)}
-
 
 def split(
     train: list[Conversation] | Check, validation: Spec = None, test: Spec = None, *, minimum_rows: int = MINIMUM_ROWS
