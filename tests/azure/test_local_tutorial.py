@@ -4,6 +4,7 @@ The blocks are read from the tutorial where it lies beside the repository; elsew
 """
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -151,7 +152,8 @@ def test_the_tutorial_runs_to_its_end(generation, sdk, configured, notebook, add
     notebook.environment["PENALA_WORKSPACE"] = str(workspace)
     if sdk is not None:
         assert sdk.is_dir(), "`make setup` installs the oldest SDK"
-        notebook.environment["PYTHONPATH"] = str(sdk)
+        paths = [str(sdk), notebook.environment.get("PYTHONPATH", "")]
+        notebook.environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
 
     said = notebook.run(cells(generations[generation]["size"]))
 

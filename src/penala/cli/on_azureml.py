@@ -153,6 +153,22 @@ def print_result(result: dict[str, Any], next_step: str, place: str) -> None:
         print(f"Remove it, for it costs every hour:\n  penala endpoints delete {name} --on {place}")
 
 
+def export(workspace: str | None, file: Path, folder: Path, overrides: tuple[str, ...]) -> None:
+    """Write a recipe as YAML for Azure ML into `folder`, and print the files."""
+    require_sdk()
+    from penala.azure.export import export
+    from penala.recipe import Recipe
+    from penala.workspace.client import Workspace
+
+    recipe = Recipe.load(file, overrides)
+    with Workspace.open(workspace, create=True) as opened, fetching("Fetching conversations") as report:
+        made = export(recipe, folder, opened, report)
+    for one in made:
+        print(one)
+    job = next(one for one in made if one.name == "job.yml")
+    say(f"Next: `penala jobs create -f {job} --stream` here, `az ml job create -f {job}` on Azure ML")
+
+
 # --- the nouns: what a command shows of Azure instead of this machine
 
 

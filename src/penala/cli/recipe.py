@@ -1,4 +1,4 @@
-"""penala recipe init | show | schema | check"""
+"""penala recipe init | show | schema | check | export"""
 
 import json
 from importlib.resources import files
@@ -79,3 +79,21 @@ def check(workspace: str | None, recipe: Path, overrides: tuple[str, ...], as_js
     for note in checked.notes:
         say(note)
     say(f"{recipe} is fine. Next: `penala run {recipe}`")
+
+
+@command.command()
+@click.argument("recipe", type=click.Path(path_type=Path))
+@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+@click.option(
+    "--to", type=click.Choice(["azureml"]), default="azureml", show_default=True, help="Whose YAML is written"
+)
+@click.option("--set", "overrides", metavar="KEY=VALUE", multiple=True, help="Change a value, e.g. finetuning.lora_r=8")
+@click.pass_obj
+def export(workspace: str | None, recipe: Path, folder: Path, to: str, overrides: tuple[str, ...]) -> None:
+    """Write RECIPE to DIR as Azure ML's YAML: job, components, compute, endpoint and deployment.
+
+    `az ml job create -f DIR/job.yml` takes it there, `penala jobs create -f DIR/job.yml` runs the same file here.
+    """
+    from penala.cli import on_azureml
+
+    on_azureml.export(workspace, recipe, folder, overrides)
