@@ -146,7 +146,7 @@ def test_a_job_stands_in_mlflow(workspace: Workspace, two_steps: TwoSteps) -> No
     found = _asked_of_mlflow(workspace.folder)
 
     mirrored = [event.data["mirrored"] for event in events if "mirrored" in event.data]
-    assert mirrored == [True], (workspace.jobs.folder / name / "mlflow" / "attempt-1" / "log.txt").read_text()
+    assert mirrored == [True], (workspace.jobs.folder / name / ".mlflow" / "attempt-1" / "log.txt").read_text()
     assert {run["name"] for run in found["runs"]} == {name, "write", "join"}
     runs = {run["name"]: run for run in found["runs"]}
     assert runs["write"]["params"] == {"text": "hello"}

@@ -131,11 +131,11 @@ def experiment_name(job: JobRow) -> str:
 
 def main(workspace: Path, job: str) -> None:
     """Keep MLflow in line with a job, until that has ended or waits for this to finish."""
-    from mlflow import MlflowClient
-
     with contextlib.closing(sqlite3.connect(workspace / "mlflow.db")) as connection:
         # stays with the file: MLflow's 300 statements of a first start wait for the disk once each, not three times
         connection.execute("pragma journal_mode = wal")
+    from mlflow import MlflowClient
+
     client = MlflowClient(tracking_uri=_uri(workspace), registry_uri=_uri(workspace))
     with Store(workspace / "penala.db") as store:
         _Job(client, workspace, store, job).run()

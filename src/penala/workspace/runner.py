@@ -92,24 +92,26 @@ class Runner:
     def _run_steps(self) -> tuple[str, dict[str, Any] | None]:
         """Run the steps; return Completed, Failed or Canceled, and why."""
         while True:
-            for row in self._live(self._steps()):
-                self._watch(row)
             rows = self._steps()
+            ended = [self._watch(row, rows) for row in self._live(rows)]
+            if any(ended):
+                rows = self._steps()
             live = self._live(rows)
             failed = sorted((row for row in rows.values() if row.status == "Failed"), key=lambda row: row.ended or 0)
-            if self._is_ending(rows):
+            ending = self._is_ending(rows)
+            self._give_up(rows, set(rows) if ending and not live else self._in_vain(rows))
+            if ending:
                 for row in live:
                     shim.stop(self._folder(row, rows).attempt(row.attempt))
-                if not live:
-                    self._give_up(rows, set(rows))
-                    return ("Failed", failed[0].error) if failed else ("Canceled", None)
-            else:
-                self._give_up(rows, self._in_vain(rows))
-                if all(row.status in ("Completed", "Failed", "Canceled") for row in self._steps().values()):
-                    return ("Failed", failed[0].error) if failed else ("Completed", None)
-                if self._start_ready(rows, live):
-                    continue  # a reused step makes others ready at once
+            elif self._start_ready(rows, live):
+                continue  # a reused step makes others ready at once
+            if not live and (ending or not self._left(rows)):
+                return ("Failed", failed[0].error) if failed else ("Canceled" if ending else "Completed", None)
             self._wait(live)
+
+    def _left(self, rows: Mapping[str, StepRow]) -> bool:
+        in_vain = self._in_vain(rows)
+        return any(row.status == "NotStarted" and row.name not in in_vain for row in rows.values())
 
     def _is_ending(self, rows: Mapping[str, StepRow]) -> bool:
         """Tell whether no further step may start, and those that run must end."""
@@ -245,16 +247,15 @@ class Runner:
             self._record_lineage(folder, known.outputs)
         return True
 
-    def _watch(self, row: StepRow) -> None:
-        """Take notice of a running step's end."""
-        rows = self._steps()
+    def _watch(self, row: StepRow, rows: Mapping[str, StepRow]) -> bool:
+        """Take notice of a running step's end; tell whether it has ended."""
         folder = self._folder(row, rows)
         if row.status == "Finalizing":
             self._finish(folder, row, row.outputs or {})
-            return
+            return True
         attempt = folder.attempt(row.attempt)
         if shim.alive(attempt):
-            return
+            return False
         if row.name in self.children:
             self.children.pop(row.name).wait()  # the lock is free: it is dead, or about to be
         end = shim.read_exit(attempt)
@@ -266,6 +267,7 @@ class Runner:
             self._fail(row, folder.failure(row.attempt, end), rc=end["rc"], ended=end["ended"])
         else:
             self._collect(folder, row, end)
+        return True
 
     def _may_be_killed_again(self, folder: StepFolder, row: StepRow, code: int) -> bool:
         """Tell whether a command was killed from outside, so that another attempt is worth while."""

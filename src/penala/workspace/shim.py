@@ -59,7 +59,7 @@ def launch(folder: Path) -> subprocess.Popen[bytes]:
             (folder / name).unlink(missing_ok=True)
         with open(folder / "log.txt", "ab") as log:
             return subprocess.Popen(
-                [sys.executable, "-I", "-S", os.path.abspath(__file__), os.path.realpath(folder), str(lock)],
+                [sys.executable, "-I", "-S", _program(), os.path.realpath(folder), str(lock)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -68,6 +68,22 @@ def launch(folder: Path) -> subprocess.Popen[bytes]:
             )
     finally:
         os.close(lock)
+
+
+def _program() -> str:
+    """Return this file, or what Python made of it when it was imported here: not to be compiled for each shim."""
+    import struct
+
+    source = os.path.abspath(__file__)
+    compiled = __spec__.cached if __spec__ is not None else None
+    try:
+        with open(compiled or os.devnull, "rb") as file:
+            flags, mtime, size = struct.unpack("<3I", file.read(16)[4:])
+    except (OSError, struct.error):
+        return source
+    status = os.stat(source)
+    same = (flags, mtime, size) == (0, int(status.st_mtime) & 0xFFFFFFFF, status.st_size & 0xFFFFFFFF)
+    return compiled if same and compiled is not None else source
 
 
 def alive(folder: Path) -> bool:

@@ -212,6 +212,7 @@ class StepFolder:
 
     def note(self, text: str) -> None:
         """Tell whoever follows the step something about it."""
+        self.folder.mkdir(parents=True, exist_ok=True)
         _end_of_lines(self.events)
         with open(self.events, "a", encoding="utf-8") as file:
             file.write(json.dumps({"event": "note", "text": text}) + "\n")
