@@ -36,6 +36,26 @@ def test_plain_lines_tell_the_whole_story(capsys):
     ]
 
 
+def test_lines_of_steps_side_by_side_say_whose_they_are(capsys):
+    """As long as more than one runs; each tells its own progress."""
+    display = Display({"a": "First", "b": "Second"})
+    for name in "ab":
+        display.show(Event("step", name, {"status": "started", "attempt": 1}))
+    for name in "abab":
+        display.show(Event("progress", name, {"done": 1, "total": 3, "unit": "rows"}))
+    display.show(Event("step", "a", {"status": "completed", "seconds": 1.0}))
+    display.show(Event("note", "b", {"text": "alone"}))
+
+    assert capsys.readouterr().err.splitlines() == [
+        "First ...",
+        "Second ...",
+        "    First: 1/3 rows",
+        "    Second: 1/3 rows",
+        "First: completed in 1.0 s",
+        "    alone",
+    ]
+
+
 def test_a_machine_gets_one_object_a_line_on_stdout(capsys):
     """Every event is JSON, and nothing else is on stdout."""
     display = JsonDisplay({})

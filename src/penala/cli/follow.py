@@ -28,8 +28,9 @@ class Display:
 
     def __init__(self, titles: dict[str, str]) -> None:
         self._titles = titles | STAGES
-        self._last_line_at = 0.0
-        self._last_progress = ""
+        self._last_line_at: dict[str, float] = {}  # by title
+        self._last_progress: dict[str, str] = {}
+        self._running: set[str] = set()
 
     @staticmethod
     def choose(titles: dict[str, str], *, as_json: bool) -> "Display":
@@ -51,16 +52,17 @@ class Display:
         elif event.kind == "progress":
             self.progress(self._title(event.name), event.data)
         elif event.kind == "note":
-            self.line(f"    {event.data['text']}")
+            self.line(f"    {self._told(self._title(event.name))}{event.data['text']}")
 
     def progress(self, title: str, data: Any) -> None:
         """Show how far a step is: not too often, but always its end, and nothing twice."""
         now, text = time.monotonic(), progress_text(data)
-        if data["done"] == data["total"] or now - self._last_line_at >= SECONDS_BETWEEN_LINES:
-            self._last_line_at = now
-            if text != self._last_progress:
-                self.line(f"    {text}")
-            self._last_progress = text
+        since = now - self._last_line_at.get(title, float("-inf"))
+        if data["done"] == data["total"] or since >= SECONDS_BETWEEN_LINES:
+            self._last_line_at[title] = now
+            if text != self._last_progress.get(title):
+                self.line(f"    {self._told(title)}{text}")
+            self._last_progress[title] = text
 
     def line(self, text: str) -> None:
         """Print a line that stays."""
@@ -72,15 +74,21 @@ class Display:
     def _title(self, name: str) -> str:
         return self._titles.get(name, name)
 
+    def _told(self, title: str) -> str:
+        """Return what a line starts with, so that it can be told whose it is while several steps run."""
+        return f"{title}: " if len(self._running) > 1 else ""
+
     def _turn(self, name: str, data: Any) -> None:
         status, title = data["status"], self._title(name)
         if status == "started":
+            self._running.add(name)
             again = f", attempt {data['attempt']}" if data.get("attempt", 1) > 1 else ""
             self.line(f"{title} ...{again}")
         elif status == "reused":
             self.line(f"{title}: unchanged, reused")
         else:
             self.clear()
+            self._running.discard(name)
             seconds = data.get("seconds")
             self.line(f"{title}: {status}" + (f" in {duration(seconds)}" if seconds is not None else ""))
 
