@@ -183,17 +183,21 @@ def test_what_broken_off_work_left_goes(workspace: Workspace, two_steps: TwoStep
 def test_a_failed_resumable_step_keeps_what_it_goes_on_with(
     workspace: Workspace, two_steps: TwoSteps, resumable: bool
 ) -> None:
-    """Its checkpoints stay as long as its job; those of a step that begins anew go."""
+    """Its checkpoints stay as long as its job; those of a step that begins anew go. Its last working folder stays."""
     more = {"tags": {"resumable": "true"}} if resumable else {}
     plan = two_steps(write="open(args['out'] + '/text', 'w').write('half'); sys.exit(1)", write_more=more)
     assert plan.steps[0].resumable is resumable
     job = run(workspace, plan, "Failed")
-    place = workspace.jobs.folder / job / "write" / "outputs"
+    folder = workspace.jobs.folder / job / "write"
+    workspace.store.update(StepRow, {"job": job, "name": "write"}, attempt=2)
+    for attempt in (1, 2):
+        (folder / f"attempt-{attempt}" / "work").mkdir(parents=True, exist_ok=True)
 
     workspace.collect()
-    assert place.exists() is resumable
+    assert (folder / "outputs").exists() is resumable
+    assert [(folder / f"attempt-{attempt}" / "work").exists() for attempt in (1, 2)] == [False, True]
     workspace.collect(older_than_days=0)
-    assert not place.exists()
+    assert not folder.exists()
 
 
 @pytest.mark.usefixtures("_no_grace")

@@ -20,7 +20,7 @@ from typing import Any
 from penala.workspace import shim
 from penala.workspace.artifacts import CLAIM, CLAIM_S
 from penala.workspace.events import ENDED, RUNNER_LOCK
-from penala.workspace.store import JobSummary, Store
+from penala.workspace.store import JobSummary, StepRow, Store
 
 OUTPUTS_GONE = "its outputs were removed by `penala workspace gc`"  # event of a job that stays without them
 LONGEST_LOG_BYTES = 32 << 20
@@ -166,26 +166,35 @@ def _half_written(workspace: Path, now: float) -> Iterator[Path]:
 
 
 def _job_leftovers(store: Store, workspace: Path, found: Garbage, now: float) -> Iterator[Path]:
-    """Yield the folders of jobs that are no more, and the outputs that ended steps of ended jobs did not hand over.
+    """Yield the folders of jobs that are no more, and what the ended steps of ended jobs did not hand over.
 
-    Those of a failed resumable step stay while its job is not given up: the next attempt goes on with them.
+    While its job is not given up, a failed step keeps the working folder of its last attempt, for whoever looks for the
+    reason, and the outputs that its next attempt could go on with.
     """
     jobs = {row.name: row.status for row in store.find(JobSummary)}
     for folder in _below(workspace, ["jobs/*"]):
         if folder.name not in jobs and age_s(folder, now) > CLAIM_S and not shim.held(folder / RUNNER_LOCK):
             yield folder
-    for outputs in _below(workspace, ["jobs/*/*/outputs"]):
-        job, step = outputs.parts[-3:-1]
-        if jobs.get(job) not in ENDED or job in found.jobs or shim.held(outputs.parents[1] / RUNNER_LOCK):
+    for left in _below(workspace, ["jobs/*/*/outputs", "jobs/*/*/attempt-*/work"]):
+        job, name, *inside = left.relative_to(workspace / "jobs").parts
+        if jobs.get(job) not in ENDED or job in found.jobs or shim.held(workspace / "jobs" / job / RUNNER_LOCK):
             continue
-        done = store.sql("select 1 from steps where job = ? and name = ? and status = 'Completed'", job, step)
-        if done or job in found.thinned or not _is_resumable(store, job, step):
-            yield outputs
+        step = store.get(StepRow, job=job, name=name)
+        if step is None or step.status == "Completed" or job in found.thinned or not _is_of_use(store, step, inside):
+            yield left
 
 
-def _is_resumable(store: Store, job: str, step: str) -> bool:
+def _is_of_use(store: Store, step: StepRow, inside: list[str]) -> bool:
+    """Tell whether a part of a failed step's folder is the last attempt's, or what a next one goes on with."""
+    if inside == ["outputs"]:
+        return _is_resumable(store, step)
+    return inside == [f"attempt-{step.attempt}", "work"]
+
+
+def _is_resumable(store: Store, step: StepRow) -> bool:
     plan = "select json_extract(value, '$.resumable') from jobs, json_each(spec, '$.plan.steps') where jobs.name = ?"
-    return any(resumable for (resumable,) in store.sql(f"{plan} and json_extract(value, '$.name') = ?", job, step))
+    found = store.sql(f"{plan} and json_extract(value, '$.name') = ?", step.job, step.name)
+    return any(resumable for (resumable,) in found)
 
 
 def _below(workspace: Path, patterns: Iterable[str]) -> Iterator[Path]:

@@ -128,10 +128,7 @@ def _remove_files(store: Store, found: Garbage, workspace: Path) -> None:
     for name in found.jobs:
         _remove(workspace / "jobs" / name)
     for path in found.leftovers:
-        if path.name == "outputs" and path.is_relative_to(workspace / "jobs"):
-            _remove_outputs(store, path)
-        else:
-            _remove(path)
+        _remove_leftover(store, path, workspace / "jobs")
     for log in found.logs:  # its writer appends, so that it goes on at the new end
         with contextlib.suppress(FileNotFoundError):  # its endpoint was deleted just now
             shutil.copyfile(log, f"{log}.1")
@@ -139,13 +136,17 @@ def _remove_files(store: Store, found: Garbage, workspace: Path) -> None:
     _remove(_trash(workspace))
 
 
-def _remove_outputs(store: Store, path: Path) -> None:
-    """Remove a step's outputs, unless its job is gone with them or somebody has started it again."""
-    if not path.exists():
+def _remove_leftover(store: Store, path: Path, jobs: Path) -> None:
+    """Remove a file or folder; one of a job only while nobody starts that again."""
+    if not path.is_relative_to(jobs):
+        _remove(path)
         return
-    lock = shim.take(path.parents[1] / RUNNER_LOCK)
+    if not path.exists():  # it went with its job
+        return
+    job = path.relative_to(jobs).parts[0]
+    lock = shim.take(jobs / job / RUNNER_LOCK)
     if lock is not None:
-        if store.get(JobSummary, name=path.parts[-3], status=ENDED) is not None:
+        if store.get(JobSummary, name=job) is None or store.get(JobSummary, name=job, status=ENDED) is not None:
             _remove(path)
         os.close(lock)
 
