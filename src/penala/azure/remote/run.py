@@ -82,7 +82,7 @@ class RemoteRun:
             return (
                 f"`{again} --job {job}` follows it to the endpoint, `penala jobs cancel {job} --on {self._on}` stops it"
             )
-        return f"no job was sent; `{again}` begins anew"
+        return f"no job is known to be sent; `penala jobs list --on {self._on}` shows all, `{again}` begins anew"
 
 
 def step_event(step: str, state: str) -> Event:
