@@ -99,7 +99,13 @@ class Stress:
         kinds: dict[str, list[int]] = {}
         for pid, words in self.processes():
             shell = words.startswith((b"bash", b"sh\0"))
-            named = {b"jobs\0stream": "CLI", b"workspace.runner": "runner", b"shim.py": "shim", b"ranks.py": "launcher"}
+            named = {
+                b"jobs\0stream": "CLI",
+                b"workspace.runner": "runner",
+                b"workspace/__pycache__/shim.": "shim",
+                b"workspace/shim.py": "shim",
+                b"ranks.py": "launcher",
+            }
             kind = next((kind for mark, kind in named.items() if mark in words), "shell" if shell else "step")
             kinds.setdefault(kind, []).append(pid)
         if not kinds:
