@@ -105,6 +105,8 @@ def test_an_unchanged_step_is_reused_unless_forced(client, copies):
     assert reused.properties["azureml.reusedrunid"].startswith(first.name)
     assert "azureml.isreused" not in again.properties
     assert client.jobs.get(again.name).parent_job_name == again.parent_job_name
+    with pytest.raises(ResourceNotFoundError, match="has no step 'other'"):
+        client.jobs.get(f"{again.parent_job_name}/other")
     assert len(list(client.jobs.list())) == 3
 
 

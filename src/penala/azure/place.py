@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from penala.assets import LATEST, Kind
 from penala.azure.failures import refusal, sdk_exceptions
 from penala.workspace.addresses import Addresses
 from penala.workspace.client import Workspace
@@ -36,26 +37,21 @@ class AzurePlace:
         owner = f"/subscriptions/{self.subscription}/resourceGroups/{self.group}"
         return f"{owner}/providers/Microsoft.MachineLearningServices/workspaces/{self.workspace}"
 
-    def asset_id(self, kind: str, name: str, version: str) -> str:
-        """Return the id of a version of a model, a data asset, a component or an environment."""
+    def asset_id(self, kind: Kind, name: str, version: object = None, label: str | None = None) -> str:
+        """Return the id of a version, or of the newest by its label, after the SDK's own checks of the two."""
+        if version is not None and label is not None:
+            raise refusal("Cannot specify both version and label.")
+        if version is None and label is None:
+            raise refusal("Must provide either version or label.")
+        if label not in (None, LATEST):
+            raise refusal(f"{name} has no label {label!r}; the one label is {LATEST}")
         home = f"azureml://registries/{self.registry}" if self.registry else self.id
-        return f"{home}/{kind}/{name}/versions/{version}"
+        return f"{home}/{kind}/{name}/" + (f"versions/{version}" if label is None else f"labels/{label}")
 
     def require_workspace(self, what: str) -> None:
         """Refuse what a registry does not have."""
         if self.registry is not None:
             raise refusal(f"registry '{self.registry}' has no {what}; use a client of a workspace")
-
-
-def reference(name: str, version: object = None, label: str | None = None) -> str:
-    """Return NAME:VERSION or NAME@latest, after the SDK's own checks of the three."""
-    if version is not None and label is not None:
-        raise refusal("Cannot specify both version and label.")
-    if version is None and label is None:
-        raise refusal("Must provide either version or label.")
-    if label is not None and label != "latest":
-        raise refusal(f"{name} has no label {label!r}; the one label is latest")
-    return f"{name}:{version}" if label is None else f"{name}@{label}"
 
 
 def path_at(workspace: Workspace, address: str, kind: str, folder: object) -> Path:
@@ -64,6 +60,6 @@ def path_at(workspace: Workspace, address: str, kind: str, folder: object) -> Pa
 
 
 def job_of(address: str) -> str | None:
-    """Return the job of azureml://jobs/JOB/outputs/OUTPUT, in its short and its long form; else None."""
-    found = re.match(r"azureml://(?:subscriptions/.+/)?jobs/([^/]+)/outputs/", address)
+    """Return the job of azureml://jobs/JOB/outputs/OUTPUT, else None."""
+    found = re.match(r"azureml://jobs/([^/]+)/outputs/", address)
     return found[1] if found else None

@@ -9,8 +9,9 @@ from typing import Any
 from azure.ai.ml import load_component
 from azure.ai.ml.entities import Component
 
+from penala.assets import LATEST
 from penala.azure.failures import refusal
-from penala.azure.place import AzurePlace, reference
+from penala.azure.place import AzurePlace
 
 
 class ComponentOperations:
@@ -21,11 +22,9 @@ class ComponentOperations:
 
     def get(self, name: str, version: str | None = None, label: str | None = None) -> Component:
         """Return a component, which is a function that makes a step. Without version and label, the newest."""
-        newest = version is None and label is None
-        wanted = reference(name, version, "latest" if newest else label)
+        newest = LATEST if version is None and label is None else label
+        wanted = self._place.asset_id("components", name, version, newest)
         with self._place.opened() as workspace:
-            if self._place.registry is not None and version is not None:  # one stands in for all that a registry has
-                wanted = f"azureml://registries/{self._place.registry}/components/{name}/versions/{version}"
             return load_component(workspace.components.get(wanted))
 
     def list(self, name: str | None = None, **_: Any) -> Iterator[Component]:

@@ -6,7 +6,7 @@ from typing import Any
 from azure.ai.ml.entities import Data
 
 from penala.azure.failures import refusal
-from penala.azure.place import AzurePlace, path_at, reference
+from penala.azure.place import AzurePlace, path_at
 from penala.workspace.client import Workspace
 from penala.workspace.store import DataRow
 
@@ -19,7 +19,7 @@ class DataOperations:
 
     def get(self, name: str, version: str | None = None, label: str | None = None) -> Data:
         """Return a version. Raises ResourceNotFoundError."""
-        wanted = reference(name, version, label)
+        wanted = self._place.asset_id("data", name, version, label)
         with self._place.opened() as workspace:
             return self._entity(workspace, workspace.data.get(wanted))
 

@@ -13,7 +13,6 @@ from azure.ai.ml.entities import (
 from azure.core.exceptions import ResourceNotFoundError
 from azure.core.polling import LROPoller
 
-from penala import assets
 from penala.azure.failures import refusal
 from penala.azure.operations.about import About
 from penala.azure.operations.models import ModelOperations
@@ -92,8 +91,7 @@ class OnlineDeploymentOperations:
             given = given.id or ModelOperations(self._place).create_or_update(given).id
         if not given:
             raise refusal("a deployment needs a model")
-        wanted = assets.parse(str(given), "models")
-        shown = workspace.models.show(str(wanted))
+        shown = workspace.models.show(str(given))
         return shown["name"], shown["version"]
 
     def _entity(self, workspace: Workspace, shown: dict[str, Any]) -> ManagedOnlineDeployment:

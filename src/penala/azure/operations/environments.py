@@ -10,7 +10,7 @@ from azure.core.exceptions import ResourceNotFoundError
 
 from penala import assets
 from penala.azure.failures import refusal, sdk_exceptions
-from penala.azure.place import AzurePlace, reference
+from penala.azure.place import AzurePlace
 
 
 class EnvironmentOperations:
@@ -22,7 +22,7 @@ class EnvironmentOperations:
     def get(self, name: str, version: str | None = None, label: str | None = None) -> Environment:
         """Return a version. Raises ResourceNotFoundError."""
         with sdk_exceptions():
-            wanted = assets.parse(reference(name, version, label), "environments")
+            wanted = assets.parse(self._place.asset_id("environments", name, version, label), "environments")
         files = self._files(wanted.name)
         found = [file for file in files if wanted.version in (assets.LATEST, file.stem)]
         if not found:

@@ -15,6 +15,7 @@ from azure.ai.ml.entities import (
     PipelineJob,
 )
 from azure.ai.ml.exceptions import JobException
+from azure.core.exceptions import ResourceNotFoundError
 from azure.core.polling import LROPoller
 
 from penala.azure.documents import as_document
@@ -72,7 +73,7 @@ class JobOperations:
                 return self._entity(workspace, workspace.jobs.row(name))
             found = [child for child in self._children(workspace, parent) if child.name == name]
             if not found:
-                raise refusal(f"job {parent} has no step {step}")
+                raise ResourceNotFoundError(f"job {parent} has no step '{step}'")
             return found[0]
 
     def list(self, *, parent_job_name: str | None = None, **_: Any) -> Iterator[Job]:

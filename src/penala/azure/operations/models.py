@@ -10,7 +10,7 @@ from azure.ai.ml.entities import Model
 from azure.core.exceptions import ResourceNotFoundError
 
 from penala.azure.failures import refusal
-from penala.azure.place import AzurePlace, job_of, path_at, reference
+from penala.azure.place import AzurePlace, job_of, path_at
 from penala.workspace.artifacts import digest_of, file_names, sync_files
 from penala.workspace.client import Workspace
 
@@ -26,19 +26,12 @@ class ModelOperations:
 
     def get(self, name: str, version: str | None = None, label: str | None = None) -> Model:
         """Return a version. Raises ResourceNotFoundError."""
-        wanted = reference(name, version, label)
+        wanted = self._place.asset_id("models", name, version, label)
         with self._place.opened() as workspace:
-            return self._get(workspace, wanted)
-
-    def _get(self, workspace: Workspace, wanted: str) -> Model:
-        if self._place.registry is None:
             shown = workspace.models.show(wanted)
-            if shown["kind"] == "base":
-                raise ResourceNotFoundError(f"no model {wanted} is registered; a registry's client finds base models")
-            return self._entity(shown)
-        name, _, at = wanted.replace("@", ":@").partition(":")
-        by = f"labels/{at[1:]}" if at.startswith("@") else f"versions/{at}"
-        return self._entity(workspace.models.show(f"azureml://registries/{self._place.registry}/models/{name}/{by}"))
+        if shown["kind"] == "base" and self._place.registry is None:
+            raise ResourceNotFoundError(f"no model {name} is registered; a registry's client finds base models")
+        return self._entity(shown)
 
     def list(self, name: str | None = None, stage: str | None = None, **_: Any) -> Iterator[Model]:
         """Return the versions of a name, or of all, newest first. No version here has a `stage`."""
@@ -47,8 +40,7 @@ class ModelOperations:
             found = [one for one in workspace.models.list() if one["kind"] == kind and name in (None, one["name"])]
             found.reverse()  # of those of one second, the last one is the newest
             found.sort(key=lambda one: str(one["created"]), reverse=True)
-            names = [f"{one['name']}:{one['version']}" for one in found if stage is None]
-            return iter([self._get(workspace, wanted) for wanted in names])
+        return iter([self.get(one["name"], one["version"]) for one in found if stage is None])
 
     def create_or_update(self, model: Model) -> Model:
         """Register an output of a job, or a local folder, and return the version.
@@ -69,7 +61,7 @@ class ModelOperations:
             row = workspace.models.register(
                 model.name, version, digest, job=job, tags=model.tags or {}, properties=properties
             )
-            return self._get(workspace, f"{row.name}:{row.version}")
+        return self.get(row.name, row.version)
 
     def download(self, name: str, version: str, download_path: str | Path = ".") -> None:
         """Copy a version to DOWNLOAD_PATH/NAME, as the SDK does."""
