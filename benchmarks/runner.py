@@ -38,7 +38,7 @@ def main() -> None:
             for what, measured, bound in measure(workspace, options.steps, options.jobs):
                 print(f"| {what} | {measured} | {bound} |", flush=True)
     finally:
-        shutil.rmtree(folder)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def measure(workspace: Workspace, steps: int, jobs: int):

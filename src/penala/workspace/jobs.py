@@ -3,7 +3,6 @@
 import contextlib
 import os
 import re
-import secrets
 import shutil
 import sys
 import time
@@ -17,7 +16,6 @@ from penala.workspace import shim
 from penala.workspace.artifacts import Digests, digest
 from penala.workspace.events import ENDED, RUNNER_LOCK, Event, Follower
 from penala.workspace.plan import Plan
-from penala.workspace.steps import KEPT
 from penala.workspace.store import JobRow, JobSummary, StepRow, explain
 
 if TYPE_CHECKING:
@@ -299,6 +297,8 @@ class Jobs:
 
         Those of a pipeline stand below the step's name; a reused step has what the one before it left.
         """
+        from penala.workspace.steps import KEPT
+
         kind, found = self.row(name).kind, {}
         for row in self.steps(name):
             prefix = "" if kind == "command" else f"{row.name}/"
@@ -348,6 +348,8 @@ class Jobs:
 
 
 def _new_name(display_name: str) -> str:
+    import secrets  # a list of jobs need not wait for it
+
     stem = re.sub(r"[^a-z0-9]+", "-", display_name.lower()).strip("-")[:40] or "job"
     return f"{stem}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}"
 

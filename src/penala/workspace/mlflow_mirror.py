@@ -164,7 +164,7 @@ class _Job:
 
     def run(self) -> None:
         """Follow the job until its end."""
-        alone_since = time.monotonic()
+        alone_since, cancelled = time.monotonic(), False
         lock = self.workspace / "jobs" / self.name / RUNNER_LOCK
         while True:
             status, doing = self.store.sql(
@@ -176,6 +176,9 @@ class _Job:
             for step in steps:
                 if step.status != "NotStarted" or feeders(self.steps[step.name]) <= done:
                     self._follow(step, last)
+            if status == "CancelRequested" and not cancelled:
+                cancelled = True
+                self._expect_cancel(steps)
             if last:
                 self._finish(self._row())
                 return
@@ -255,6 +258,13 @@ class _Job:
                     self._write(self.root, list(self._written(run)))
                 self.client.set_terminated(run, _STATES[row.status], _millis(row.ended))
             self.closed.add(row.name)
+
+    def _expect_cancel(self, rows: Iterable[StepRow]) -> None:
+        """Call everything killed while the steps are being ended: there is little time afterwards."""
+        for row in rows:
+            if row.run is not None and row.name not in self.closed:
+                self.client.set_terminated(row.run, _STATES["Canceled"])
+        self.client.set_terminated(self.root, _STATES["Canceled"])
 
     def _finish(self, row: JobRow) -> None:
         self.client.set_terminated(self.root, _STATES.get(row.status, "FINISHED"), _millis(row.ended))

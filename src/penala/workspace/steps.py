@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     import subprocess
 
 KEPT = ("./outputs", "./logs")  # of the working folder: outputs that every command has
+GRACE_S = 0.8  # between SIGTERM and SIGKILL: a cancel ends everything in 2 s
 LOG_LINES = 20  # of a failed step, kept with its error
 _RANKS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "ranks.py")
 # glibc gives pages back after every large free by default: in training that cost a third of the time
@@ -118,7 +119,7 @@ class StepFolder:
             "argv": launcher + command.argv,
             "env": {**variables, **self._environment(number), **command.env},
             "cwd": str(self.work(number)),
-            "grace_s": shim.DEFAULT_GRACE_S,
+            "grace_s": GRACE_S,
             "timeout_s": self.step.timeout_s,
             "events_from": _end_of_lines(self.events),
             "oom_kills": _oom_kills(),
