@@ -6,9 +6,11 @@ azureml=FILE for that of a config.json or a recipe.
 
 import importlib
 import json
+import shlex
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +23,9 @@ from penala.errors import UsageError, WorkspaceError
 if TYPE_CHECKING:
     from penala.azure.remote.base_model import Components
     from penala.azure.remote.nouns import RemoteEndpoints, RemoteWorkspace
+    from penala.azure.remote.preflight import RemotePlan
     from penala.azure.remote.target import Target
+    from penala.recipe import Recipe
     from penala.workspace.endpoints import Endpoints
 
 STAGES = {"compute": "Make the cluster ready", "submit": "Upload the conversations and send the job"}
@@ -65,68 +69,79 @@ def remote(place: str) -> "RemoteWorkspace":
     from penala.azure.remote.connection import Connection
     from penala.azure.remote.nouns import RemoteWorkspace
 
-    return RemoteWorkspace(Connection(target(place), interactive=sys.stdin.isatty()))
+    return RemoteWorkspace(Connection(target(place), interactive=sys.stdin.isatty()), place)
 
 
-def run(
-    file: Path,
-    place: str,
-    *,
-    overrides: tuple[str, ...],
-    components: "Components",
-    job: str | None,
-    dry_run: bool,
-    force_rerun: bool,
-    deploy: bool,
-    yes: bool,
-    as_json: bool,
-    cache: Callable[[], Path],
-) -> dict[str, Any] | None:
-    """Run a recipe on Azure ML and return the result; None after a dry run."""
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What `penala run` was asked for."""
+
+    file: Path
+    place: str
+    overrides: tuple[str, ...] = ()
+    components: "Components" = "azureml"
+    job: str | None = None
+    dry_run: bool = False
+    force_rerun: bool = False
+    deploy: bool = True
+    yes: bool = False
+    as_json: bool = False
+
+    @property
+    def again(self) -> str:
+        """The command that does the same from the beginning."""
+        words = ["penala", "run", str(self.file), "--on", self.place]
+        words += [] if self.components == "azureml" else ["--components", self.components]
+        return shlex.join([*words, *(word for change in self.overrides for word in ("--set", change))])
+
+
+def run(asked: Asked, cache: Callable[[], Path]) -> dict[str, Any] | None:
+    """Run a recipe on Azure ML and return the result; None after a dry run. `cache` gives the place for hub sets."""
     from penala.recipe import Recipe
 
-    recipe = Recipe.load(file, overrides)
+    recipe = Recipe.load(asked.file, asked.overrides)
     require_sdk()
+    from penala.azure.remote.run import RemoteRun
+
+    plan = _checked(asked, recipe, cache)
+    if asked.dry_run:
+        say(f"{asked.file} is fine; nothing was started. Next: `{asked.again}`")
+        return None
+    if asked.job is None and not asked.yes:
+        _confirm(str(plan.connection.target))
+    named = recipe.azureml is not None and recipe.azureml.subscription_id is not None
+    later = f"azureml={asked.file}" if named and "=" not in asked.place else asked.place
+    with Display.choose(STAGES, as_json=asked.as_json) as display:
+        started = RemoteRun(recipe, plan, display.show, again=asked.again, on=later)
+        try:
+            result = started.execute(job=asked.job, force_rerun=asked.force_rerun, deploy=asked.deploy)
+        except KeyboardInterrupt:
+            result = started.result | {"error": "no longer watched"}
+    if not asked.as_json:
+        print_result(result, started.next_step(), later)
+    elif result["error"]:
+        say(started.next_step())
+    return result
+
+
+def _checked(asked: Asked, recipe: "Recipe", cache: Callable[[], Path]) -> "RemotePlan":
+    """Do every check, the local ones before the sign-in; say what is to be told and what will be billed."""
     from penala.azure.remote import preflight
     from penala.azure.remote.connection import Connection
-    from penala.azure.remote.run import RemoteRun
     from penala.azure.remote.target import of_recipe
 
-    say(f"checking {file}")
-    where = target(place) if "=" in place else of_recipe(recipe)
-    wants_hub = not dry_run and any(
-        str(getattr(recipe.conversations, split)).startswith("hf://") for split in ("train", "validation", "test")
-    )
+    say(f"checking {asked.file}")
+    where = target(asked.place) if "=" in asked.place else of_recipe(recipe)
     with fetching("Fetching conversations") as report:
-        here = preflight.check_here(
-            recipe, components, deploy=deploy, cache=cache() if wants_hub else None, report=report
-        )
-    named = recipe.azureml is not None and recipe.azureml.subscription_id is not None
-    place_later = f"azureml={file}" if named and "=" not in place else place
+        kept = None if asked.dry_run else cache
+        here = preflight.check_here(recipe, asked.components, deploy=asked.deploy, cache=kept, report=report)
     say(f"signing in to {where}")
     connection = Connection(where, interactive=sys.stdin.isatty())
-    plan = preflight.check_there(connection, recipe, here, components, deploy=deploy, sent=job is not None)
-    for line in plan.notes:
+    sent = asked.job is not None
+    plan = preflight.check_there(connection, recipe, here, asked.components, deploy=asked.deploy, sent=sent)
+    for line in (*plan.notes, *(f"cost: {line}" for line in plan.costs)):
         say(line)
-    for line in plan.costs:
-        say(f"cost: {line}")
-    if dry_run:
-        say(f"{file} is fine; nothing was started. Next: `penala run {file} --on {place}`")
-        return None
-    if job is None and not yes:
-        _confirm(str(where))
-    with Display.choose(STAGES, as_json=as_json) as display:
-        started = RemoteRun(recipe, plan, display.show, again=f"penala run {file} --on {place}", on=place_later)
-        try:
-            result = started.execute(job=job, force_rerun=force_rerun, deploy=deploy)
-        except KeyboardInterrupt:
-            display.clear()
-            result = started.result | {"error": f"no longer watched; {started.next_step()}"}
-            say(str(result["error"]))
-            return result
-    if not as_json:
-        print_result(result, started.next_step(), place_later)
-    return result
+    return plan
 
 
 def _confirm(where: str) -> None:

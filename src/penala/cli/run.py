@@ -51,19 +51,19 @@ def command(
         if on is None:
             result = _run(workspace, recipe, overrides, dry_run, force_rerun, not no_deploy, as_json)
         else:
-            result = on_azureml.run(
+            asked = on_azureml.Asked(
                 recipe,
                 on,
-                overrides=overrides,
-                components=components or "azureml",
-                job=job,
+                overrides,
+                components or "azureml",
+                job,
                 dry_run=dry_run,
                 force_rerun=force_rerun,
                 deploy=not no_deploy,
                 yes=yes,
                 as_json=as_json,
-                cache=lambda: _cache(workspace),
             )
+            result = on_azureml.run(asked, lambda: _cache(workspace))
     except PenalaError as error:
         if as_json:
             print(json.dumps(_refused(error)), flush=True)

@@ -183,7 +183,8 @@ def test_ctrl_c_stops_watching_and_says_how_to_go_on(azure, recipe, on_azure):
     assert code == 1
     job = result["job"]
     assert result["status"] == "Running"
-    assert f"`penala run recipe.yaml --on azureml --job {job}` follows it" in result["error"]
+    assert result["error"] == "no longer watched"
+    assert f"`penala run recipe.yaml --on azureml --job {job}` follows it" in err
     assert f"`penala jobs cancel {job} --on azureml` stops it" in err
 
     azure.job_polls, azure.on_question = 2, None

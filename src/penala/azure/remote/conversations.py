@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from penala.conversations.check import Check
 
 Report = Callable[[dict[str, Any]], None]
+Cache = Callable[[], Path]  # makes the folder that hub sets are fetched into
 SPLITS: tuple[Literal["train", "validation", "test"], ...] = ("train", "validation", "test")
 _AS_THEY_ARE = {".jsonl", ".json", ".csv", ".tsv", ".parquet"}
 BYTES_A_TOKEN = 4  # of JSON lines, roughly; only for the estimate of hours
@@ -34,8 +35,8 @@ class Checked:
     train_bytes: int | None = None  # None: nobody here knows
 
 
-def check_all(recipe: Recipe, *, cache: Path | None, report: Report = lambda event: None) -> Checked:
-    """Check every row of every file. A hub set is fetched into `cache` first; without it, it is left for later.
+def check_all(recipe: Recipe, *, cache: Cache | None, report: Report = lambda event: None) -> Checked:
+    """Check every row of every file. A hub set is fetched into `cache` first; without one, it is left for later.
 
     Raises DataError for conversations that cannot be used, UsageError for a path that leads nowhere.
     """
@@ -57,7 +58,7 @@ def check_all(recipe: Recipe, *, cache: Path | None, report: Report = lambda eve
             if cache is None:
                 done.notes.append(f"{split}: {address} is fetched and checked when the recipe runs")
                 continue
-            place = Path(fetch(address, cache, report))
+            place = Path(fetch(address, cache(), report))
         done.files[split] = check([place], schema=said.schema_, columns=said.columns)
         require(done.files[split], split=split, on_bad_row=said.on_bad_row)
         if split == "train":

@@ -23,17 +23,19 @@ NEWEST = 50  # jobs that a list shows
 class RemoteWorkspace:
     """The nouns of one workspace in Azure."""
 
-    def __init__(self, connection: Connection) -> None:
-        self.endpoints = RemoteEndpoints(connection.ml)
-        self.jobs = RemoteJobs(connection.ml)
+    def __init__(self, connection: Connection, on: str) -> None:
+        """`on` is what `--on` takes for this workspace."""
+        self.endpoints = RemoteEndpoints(connection.ml, on)
+        self.jobs = RemoteJobs(connection.ml, on)
         self.models = RemoteModels(connection.ml)
 
 
 class RemoteEndpoints:
     """What `Workspace.endpoints` is here, for the endpoints in Azure."""
 
-    def __init__(self, ml: MLClient) -> None:
+    def __init__(self, ml: MLClient, on: str) -> None:
         self._ml = ml
+        self._on = on
 
     def list(self) -> Rows:
         """Return what `show` gives of each endpoint."""
@@ -94,7 +96,7 @@ class RemoteEndpoints:
     def delete_deployment(self, name: str, deployment: str) -> None:
         """Remove a deployment that has no traffic."""
         if share := (self._get(name).traffic or {}).get(deployment):
-            fix = f"`penala endpoints traffic {name} OTHER=100 --on azureml` moves it first"
+            fix = f"`penala endpoints traffic {name} OTHER=100 --on {self._on}` moves it first"
             raise EndpointError(f"{deployment} has {share} % of the traffic", where=name, fix=fix)
         with during(f"deleting {deployment} of {name}", EndpointError):
             self._ml.online_deployments.begin_delete(deployment, name).result()
@@ -110,7 +112,7 @@ class RemoteEndpoints:
             try:
                 return self._ml.online_endpoints.get(name)
             except ResourceNotFoundError as error:
-                fix = "`penala endpoints list --on azureml` shows all"
+                fix = f"`penala endpoints list --on {self._on}` shows all"
                 raise NotFound(f"no endpoint is called {name!r}", fix=fix) from error
 
 
@@ -127,8 +129,9 @@ def _endpoint_shown(endpoint: OnlineEndpoint) -> dict[str, Any]:
 class RemoteJobs:
     """What `Workspace.jobs` is here, for the jobs in Azure."""
 
-    def __init__(self, ml: MLClient) -> None:
+    def __init__(self, ml: MLClient, on: str) -> None:
         self._ml = ml
+        self._on = on
 
     def list(self) -> Rows:
         """Return the newest jobs: name, display_name, status, created (ISO text)."""
@@ -147,7 +150,7 @@ class RemoteJobs:
     def follow(self, name: str, show: Callable[[Event], None]) -> tuple[str, str | None]:
         """Show each step's new state until the job ends; return its status, and why it failed if it did."""
         state = submit.follow(self._ml, name, lambda step, state: show(step_event(step, state)))
-        return state, str(submit.reason(self._ml, name)) if state == "Failed" else None
+        return state, str(submit.reason(self._ml, name, self._on)) if state == "Failed" else None
 
     def cancel(self, name: str) -> str:
         """Stop a job, wait until Azure has, and return its status."""

@@ -4,7 +4,6 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from azure.ai.ml.entities import VmSize
@@ -13,7 +12,7 @@ from azure.core.exceptions import ResourceNotFoundError
 from penala.azure.remote import base_model, conversations
 from penala.azure.remote.base_model import SYSTEM_REGISTRY, BaseModel, Components, Purpose
 from penala.azure.remote.connection import Connection
-from penala.azure.remote.conversations import Checked, Report
+from penala.azure.remote.conversations import Cache, Checked, Report
 from penala.azure.remote.reasons import during, state_text
 from penala.errors import NotFound, PenalaError, RecipeError, UsageError, WorkspaceError, near
 from penala.inputs import PIPELINE, component_inputs
@@ -59,7 +58,7 @@ class RemotePlan:
 
 
 def check_here(
-    recipe: Recipe, components: Components, *, deploy: bool, cache: Path | None, report: Report = lambda event: None
+    recipe: Recipe, components: Components, *, deploy: bool, cache: Cache | None, report: Report = lambda event: None
 ) -> Here:
     """Check the recipe and its conversations. Raises RecipeError with every reason against it, or DataError."""
     from penala.evaluation.settings import parse

@@ -1,13 +1,14 @@
 """A recipe from its job in Azure to the reply of its endpoint, one stage after the other."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from penala.azure.remote import serve, submit
 from penala.azure.remote.preflight import RemotePlan
-from penala.errors import EndpointError, PenalaError
+from penala.errors import JobError, PenalaError
 from penala.recipe import Recipe
 from penala.workspace.events import Event
 
@@ -42,17 +43,17 @@ class RemoteRun:
 
     def _execute(self, job: str | None, force_rerun: bool, deploy: bool) -> None:
         if job is None:
-            with _Stage(self, "compute"):
+            with self._stage("compute"):
                 submit.ensure_compute(self._plan)
-            with _Stage(self, "submit"), TemporaryDirectory(prefix="penala-") as folder:
+            with self._stage("submit"), TemporaryDirectory(prefix="penala-") as folder:
                 job = submit.submit(self._plan, self._recipe, force_rerun=force_rerun, folder=Path(folder))
         self.result |= {"job": job, "status": "Running"}
         self._report(Event("note", job, {"text": f"{job} runs in Azure; {self.next_step()}"}))
         state = submit.follow(self._ml, job, self._turn)
         self.result["status"] = state
         if state != "Completed":
-            raise submit.reason(self._ml, job) if state == "Failed" else EndpointError(f"{job} is {state}")
-        with _Stage(self, "register"):
+            raise submit.reason(self._ml, job, self._on) if state == "Failed" else JobError(f"{job} is {state}")
+        with self._stage("register"):
             base = self._plan.model.entry
             model = serve.register(self._ml, self._recipe, job, base.reference)
         self.result["model"] = {"name": model.name, "version": str(model.version)}
@@ -60,11 +61,23 @@ class RemoteRun:
         if wanted is None or not deploy:
             return
         self.result["endpoint"] = {"name": wanted.name, "scoring_uri": None, "openai_base_url": None}
-        with _Stage(self, "deploy"):
-            self.result["endpoint"]["scoring_uri"] = serve.deploy(self._ml, self._recipe, model).scoring_uri
+        with self._stage("deploy"):
+            endpoint = serve.deploy(self._ml, self._recipe, model, self._on)
+            self.result["endpoint"]["scoring_uri"] = endpoint.scoring_uri
         if (sample := self._plan.here.sample) is not None:
-            with _Stage(self, "score"):
+            with self._stage("score"):
                 self.result["reply"] = serve.reply_text(serve.score(self._ml, wanted.name, wanted.deployment, sample))
+
+    @contextmanager
+    def _stage(self, name: str) -> Iterator[None]:
+        """Report that a stage begins and how it ends."""
+        self._report(Event("stage", name, {"status": "started"}))
+        try:
+            yield
+        except BaseException as error:
+            self._report(Event("stage", name, {"status": "failed", "error": str(error)}))
+            raise
+        self._report(Event("stage", name, {"status": "completed"}))
 
     def _turn(self, step: str, state: str) -> None:
         self._report(step_event(step, state))
@@ -78,6 +91,8 @@ class RemoteRun:
                 f"`{again} --job {job}` goes on from here; the endpoint {name} costs until `penala endpoints delete "
                 f"{name} --on {self._on}`"
             )
+        if self.result["status"] in submit.ENDED and self.result["model"] is None:
+            return f"`{again}` sends a new job"
         if job is not None:
             return (
                 f"`{again} --job {job}` follows it to the endpoint, `penala jobs cancel {job} --on {self._on}` stops it"
@@ -91,18 +106,3 @@ def step_event(step: str, state: str) -> Event:
     if status is None:
         return Event("note", step, {"text": f"{step}: {state}"})
     return Event("step", step, {"status": status})
-
-
-class _Stage:
-    """Report that a stage begins and how it ends."""
-
-    def __init__(self, run: RemoteRun, name: str) -> None:
-        self._run = run
-        self._name = name
-
-    def __enter__(self) -> None:
-        self._run._report(Event("stage", self._name, {"status": "started"}))
-
-    def __exit__(self, kind: object, error: BaseException | None, _: object) -> None:
-        data = {"status": "completed"} if error is None else {"status": "failed", "error": str(error)}
-        self._run._report(Event("stage", self._name, data))

@@ -52,7 +52,7 @@ def register(ml: MLClient, recipe: Recipe, job: str, base: str) -> Model:
         return ml.models.create_or_update(tuned)
 
 
-def deploy(ml: MLClient, recipe: Recipe, model: Model) -> OnlineEndpoint:
+def deploy(ml: MLClient, recipe: Recipe, model: Model, on: str) -> OnlineEndpoint:
     """Make the endpoint if it is missing, deploy to it, and give the deployment all traffic. Raises EndpointError."""
     assert recipe.endpoint is not None
     wanted, given = recipe.endpoint, recipe.azureml or AzureML()
@@ -73,7 +73,7 @@ def deploy(ml: MLClient, recipe: Recipe, model: Model) -> OnlineEndpoint:
         readiness_probe=ProbeSettings(**READINESS),
         request_settings=OnlineRequestSettings(**wanted.request_settings.model_dump()),
     )
-    with during(f"deploying {model.name}:{model.version} as {wanted.deployment}", EndpointError, fix=_logs(recipe)):
+    with during(f"deploying {model.name}:{model.version} as {wanted.deployment}", EndpointError, fix=_logs(recipe, on)):
         ml.online_deployments.begin_create_or_update(deployment).result()
     endpoint.traffic = {wanted.deployment: 100}
     with during(f"giving {wanted.deployment} the traffic", EndpointError):
@@ -81,12 +81,12 @@ def deploy(ml: MLClient, recipe: Recipe, model: Model) -> OnlineEndpoint:
         return ml.online_endpoints.get(wanted.name)
 
 
-def _logs(recipe: Recipe) -> str:
+def _logs(recipe: Recipe, on: str) -> str:
     assert recipe.endpoint is not None
     name = recipe.endpoint.name
     return (
-        f"`penala deployments logs {name} {recipe.endpoint.deployment} --on azureml` shows why; it may go on costing "
-        f"until `penala endpoints delete {name} --on azureml`"
+        f"`penala deployments logs {name} {recipe.endpoint.deployment} --on {on}` shows why; it may go on costing "
+        f"until `penala endpoints delete {name} --on {on}`"
     )
 
 

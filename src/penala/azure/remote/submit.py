@@ -95,8 +95,11 @@ def _pauses() -> Iterator[float]:
         pause = min(pause * 1.2, longest)
 
 
-def reason(ml: MLClient, job: str) -> JobError:
-    """Return why a job failed, in Azure's words. The SDK tells it only where it streams a job to its end."""
+def reason(ml: MLClient, job: str, on: str) -> JobError:
+    """Return why a job failed, in Azure's words. The SDK tells it only where it streams a job to its end.
+
+    `on` is what `--on` takes for this workspace.
+    """
     words = "it failed"
     try:
         with redirect_stdout(io.StringIO()):
@@ -105,9 +108,7 @@ def reason(ml: MLClient, job: str) -> JobError:
         words = _message(str(error.message))
     except AzureError as error:
         words = str(error)
-    return JobError(
-        f"{job}: {words}", fix=f"`penala jobs show {job} --on azureml` shows its steps and the studio's page"
-    )
+    return JobError(f"{job}: {words}", fix=f"`penala jobs show {job} --on {on}` shows its steps and its page")
 
 
 def _message(text: str) -> str:
