@@ -14,6 +14,7 @@ from azure.ai.ml.exceptions import ValidationException
 from azure.ai.ml.finetuning import FineTuningTaskType, create_finetuning_job
 
 from penala.azure import LocalMLClient
+from penala.workspace.data import check_data
 
 pytestmark = pytest.mark.slow
 BASE = "Phi-3-mini-4k-instruct"
@@ -91,7 +92,7 @@ def test_a_finetuning_job_ends_in_a_model_that_chats(client, registry, notebook)
 
 
 def test_weights_from_a_folder_and_conversations_from_assets(client, registry, phi3, capsys):
-    """pytorch_model_path and validation_file_path; what the template does not render is said, and no error."""
+    """pytorch_model_path and validation_file_path; a key that the template does not render is no error."""
     assets = [
         client.data.create_or_update(Data(name=split, path=f"{split}.jsonl", type="uri_file"))
         for split in ("train", "validation")
@@ -115,7 +116,8 @@ def test_weights_from_a_folder_and_conversations_from_assets(client, registry, p
 
     said = capsys.readouterr().out
     assert client.jobs.get(made.name).status == "Completed"
-    assert "thinking" in said
+    findings = check_data(["train.jsonl"], "auto", {}).as_dict()["findings"]
+    assert [one["code"] for one in findings if "'thinking'" in one["message"]] == ["unrendered_keys"]
     assert "train: 20 rows, 20 good, 0 bad" in said
 
 
