@@ -1,6 +1,5 @@
 """`client.components`: what penala ships and what the user added, for workspaces and registries alike."""
 
-import io
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -39,10 +38,8 @@ class ComponentOperations:
         component = getattr(component, "component", component)  # what `command(...)` and @pipeline functions make
         if not isinstance(component, Component):
             raise refusal(f"{type(component).__name__} is no component; make one with load_component or command")
-        text = io.StringIO()
-        component.dump(text)
         with self._place.opened() as workspace, tempfile.TemporaryDirectory() as work:
             file = Path(work) / "component.yaml"
-            file.write_text(text.getvalue(), encoding="utf-8")
+            component.dump(file)
             row = workspace.components.add(file, version)
         return self.get(row.name, row.version)
