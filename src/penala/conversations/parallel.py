@@ -15,7 +15,7 @@ from penala.conversations.json_text import line_blocks
 from penala.conversations.judge import Judge, Verdicts
 
 LARGE_BYTES = 32 << 20  # from here on the start of the processes pays
-RANGE_BYTES = 1 << 20  # go to a process together
+RANGE_BYTES = 4 << 20  # go to a process together
 MAXIMUM_CORES = 8  # keep up with this process, which remembers what was said
 _LOOK_BYTES = 1 << 14  # are searched at once for the end of a line
 _PR_SET_PDEATHSIG = 1
