@@ -72,6 +72,30 @@ def test_bad_rows_that_the_recipe_drops_are_not_sent(azure, recipe, on_azure, pl
     assert b'"messages": []' not in b"".join(uploaded(azure).values())
 
 
+def test_splits_that_are_too_small_stop_before_anything_is_made(azure, recipe, on_azure):
+    """A share that leaves fewer than ten rows to train on is found before the cluster is asked for."""
+    recipe(conversations={"train": "data/train.jsonl", "validation": "40%", "test": "5%"})
+
+    code, result, _ = on_azure()
+
+    assert code == 1
+    assert "rows are left to train on, fewer than 10" in result["error"]
+    assert azure.proxy.sent("PUT", ".") == []
+
+
+def test_the_forgetting_questions_go_along(azure, recipe, on_azure, place):
+    """Our own components ask them before and after."""
+    questions = place / "unrelated.jsonl"
+    questions.write_text('{"messages": [{"role": "user", "content": "2 + 2?"}]}\n', encoding="utf-8")
+    recipe(evaluation={"forgetting": "unrelated.jsonl"})
+
+    code, _, err = on_azure("--no-deploy", "--components", "penala")
+
+    assert code == 0, err
+    assert uploaded(azure)["unrelated.jsonl"] == questions.read_bytes()
+    assert inputs(azure)["forgetting_file_path"] == "unrelated.jsonl"
+
+
 def test_a_data_asset_of_the_workspace_is_named_not_sent(azure, recipe, on_azure):
     """azureml:NAME:VERSION lies in Azure already."""
     azure.keep_data("chats", "2")

@@ -42,6 +42,10 @@ def checked(azure, recipe, penala):
             r"conversations.train_on: is more than Azure's components can do; leave it out, or `--components penala`",
         ),
         ({"conversations": {"train": "data/train.jsonl", "validation": "none"}}, r"conversations.validation: is more"),
+        (
+            {"conversations": {"train": "azureml:chats:2", "validation": "10%"}},
+            r"conversations.validation: is more than Azure's components can do",
+        ),
         ({"evaluation": {"replies": {"limit": 3}}}, r"evaluation: is more than Azure's components can do"),
         (
             {"endpoint": {"name": "kopi", "request_settings": {"request_timeout_ms": 600_000}}},

@@ -66,11 +66,22 @@ def check_all(recipe: Recipe, *, cache: Cache | None, report: Report = lambda ev
     return done
 
 
-def inputs(recipe: Recipe, checked: Checked, components: Components, folder: Path) -> dict[str, Input]:
-    """Return the data inputs of the pipeline; what has to be written anew goes into `folder`, and into the notes."""
-    files = _as_they_are(recipe, checked.files, components) or _written(recipe, checked, components, folder)
-    named = {split: str(path) for split, path in files.items()} | checked.assets
-    return {f"{split}_file_path": Input(type="uri_file", path=named[split]) for split in SPLITS if split in named}
+def inputs(
+    recipe: Recipe, checked: Checked, components: Components, folder: Path
+) -> tuple[dict[str, Input], list[str]]:
+    """Return the data inputs of the pipeline and what to tell; what has to be written anew goes into `folder`.
+
+    Raises DataError for splits that are too small.
+    """
+    notes: list[str] = []
+    files = _as_they_are(recipe, checked.files, components)
+    if not files and checked.files:
+        files, notes = _written(recipe, checked, components, folder)
+    named = {f"{split}_file_path": str(path) for split, path in files.items()}
+    named |= {f"{split}_file_path": asset for split, asset in checked.assets.items()}
+    if forgetting := recipe.evaluation.get("forgetting"):
+        named["forgetting_file_path"] = str(recipe.path(forgetting))
+    return {name: Input(type="uri_file", path=path) for name, path in named.items()}, notes
 
 
 def _as_they_are(recipe: Recipe, files: Mapping[str, "Check"], components: Components) -> dict[str, Path]:
@@ -87,19 +98,22 @@ def _as_they_are(recipe: Recipe, files: Mapping[str, "Check"], components: Compo
     return {split: paths[0] for split, paths in found.items()}
 
 
-def _written(recipe: Recipe, checked: Checked, components: Components, folder: Path) -> dict[str, Path]:
+def _written(
+    recipe: Recipe, checked: Checked, components: Components, folder: Path
+) -> tuple[dict[str, Path], list[str]]:
     from penala.conversations.conversation import write_jsonl
     from penala.conversations.split import split as cut
 
-    rows: dict[str, Any]
-    if components == "azureml" and "train" in checked.files:
-        specs = {name: checked.files.get(name, getattr(recipe.conversations, name)) for name in SPLITS[1:]}
-        splits = cut(checked.files["train"], **specs)
+    rows: dict[str, Any] = {name: one.conversations for name, one in checked.files.items()}
+    notes = ["written as JSON lines before they are sent"]
+    if components == "azureml" and "train" in rows:
+        wanted = {
+            name: "none" if name in checked.assets else getattr(recipe.conversations, name) for name in SPLITS[1:]
+        }
+        splits = cut(checked.files["train"], **wanted | {name: checked.files[name] for name in rows if name != "train"})
         rows = {name: part for name in SPLITS if (part := getattr(splits, name))}
-        checked.notes.append(f"written as JSON lines before they are sent: {splits.note}")
-    else:
-        rows = {name: one.conversations for name, one in checked.files.items()}
+        notes = [f"{notes[0]}: {splits.note}"]
     for name, part in rows.items():
         with (folder / f"{name}.jsonl").open("wb") as file:
             write_jsonl(file, part)
-    return {name: folder / f"{name}.jsonl" for name in rows}
+    return {name: folder / f"{name}.jsonl" for name in rows}, notes

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from azure.ai.ml.entities import VmSize
 from azure.core.exceptions import ResourceNotFoundError
 
+from penala.assets import is_asset
 from penala.azure.remote import base_model, conversations
 from penala.azure.remote.base_model import SYSTEM_REGISTRY, BaseModel, Components, Purpose
 from penala.azure.remote.connection import Connection
@@ -16,7 +17,7 @@ from penala.azure.remote.conversations import Cache, Checked, Report
 from penala.azure.remote.reasons import during, state_text
 from penala.errors import NotFound, PenalaError, RecipeError, UsageError, WorkspaceError, near
 from penala.inputs import PIPELINE, component_inputs
-from penala.recipe import OUR_DEFAULTS, AzureCompute, AzureML, Recipe, resolve_finetuning, share_of
+from penala.recipe import AzureCompute, AzureML, Recipe, resolve_finetuning, share_of
 
 if TYPE_CHECKING:
     from penala.workspace.sizes import Size
@@ -82,6 +83,9 @@ def check_here(
             "Azure's component cuts rows above max_seq_length without a word; `penala data report` counts them"
         )
     else:
+        forgetting = recipe.evaluation.get("forgetting")
+        if forgetting and not recipe.path(forgetting).is_file():
+            problems.append(RecipeError(f"there is no file {forgetting}", where="evaluation.forgetting"))
         notes.append("penala's own trainer works on the processor so far: a size with GPUs is no faster")
     _refuse(recipe, problems)
     return Here(conversations.check_all(recipe, cache=cache, report=report), _sample(recipe), notes)
@@ -147,6 +151,8 @@ def _beyond_azures_components(recipe: Recipe) -> list[PenalaError]:
         "conversations.test": said.test == "none",
         "evaluation": bool(recipe.evaluation),
     }
+    if is_asset(said.train):
+        wishes |= {f"conversations.{split}": _is_cut(getattr(said, split)) for split in ("validation", "test")}
     fix = "leave it out, or `--components penala`"
     return [
         RecipeError("is more than Azure's components can do", where=key, fix=fix)
@@ -242,11 +248,9 @@ def _fill_literals(plan: RemotePlan, recipe: Recipe) -> list[PenalaError]:
         plan.literals = chosen | _our_inputs(recipe)
         return []
     declared = plan.component.inputs
-    layers: dict[str, Mapping[str, Any]] = {
-        "you": recipe.finetuning,
-        "model": plan.model.entry.model_defaults,
-        "penala": OUR_DEFAULTS,
-    }
+    defaults = plan.model.entry.model_defaults
+    ours = {one.name: one.value for one in resolve_finetuning(recipe.finetuning, defaults)[0] if one.source == "penala"}
+    layers: dict[str, Mapping[str, Any]] = {"you": recipe.finetuning, "model": defaults, "penala": ours}
     problems: list[PenalaError] = []
     for source, values in layers.items():
         for name, value in values.items():

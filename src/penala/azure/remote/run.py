@@ -43,10 +43,7 @@ class RemoteRun:
 
     def _execute(self, job: str | None, force_rerun: bool, deploy: bool) -> None:
         if job is None:
-            with self._stage("compute"):
-                submit.ensure_compute(self._plan)
-            with self._stage("submit"), TemporaryDirectory(prefix="penala-") as folder:
-                job = submit.submit(self._plan, self._recipe, force_rerun=force_rerun, folder=Path(folder))
+            job = self._send(force_rerun)
         self.result |= {"job": job, "status": "Running"}
         self._report(Event("note", job, {"text": f"{job} runs in Azure; {self.next_step()}"}))
         state = submit.follow(self._ml, job, self._turn)
@@ -67,6 +64,16 @@ class RemoteRun:
         if (sample := self._plan.here.sample) is not None:
             with self._stage("score"):
                 self.result["reply"] = serve.reply_text(serve.score(self._ml, wanted.name, wanted.deployment, sample))
+
+    def _send(self, force_rerun: bool) -> str:
+        with TemporaryDirectory(prefix="penala-") as folder:
+            made, notes = submit.prepare(self._plan, self._recipe, force_rerun=force_rerun, folder=Path(folder))
+            for note in notes:
+                self._report(Event("note", "submit", {"text": note}))
+            with self._stage("compute"):
+                submit.ensure_compute(self._plan)
+            with self._stage("submit"):
+                return submit.submit(self._ml, made)
 
     @contextmanager
     def _stage(self, name: str) -> Iterator[None]:

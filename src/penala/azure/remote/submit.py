@@ -44,21 +44,29 @@ def ensure_compute(plan: RemotePlan) -> None:
         plan.connection.ml.compute.begin_create_or_update(cluster).result()
 
 
-def submit(plan: RemotePlan, recipe: Recipe, *, force_rerun: bool, folder: Path) -> str:
-    """Upload the conversations, submit the job, and return its name. What is written on the way goes into `folder`.
+def prepare(plan: RemotePlan, recipe: Recipe, *, force_rerun: bool, folder: Path) -> tuple[PipelineJob, list[str]]:
+    """Return the job, and what to tell of its data; what has to be written for it goes into `folder`.
 
-    What lies in Azure already is not uploaded again, so that a second try after a cut goes on. Raises JobError.
+    Raises JobError, or DataError for splits that are too small.
     """
-    data = conversations.inputs(recipe, plan.here.checked, plan.components, folder)
-    component = plan.component
-    if component is None:
-        component = load_component(write_components(folder / "components"))
-    job = _pipeline(component, recipe.model_name, dict(plan.model.inputs) | plan.literals | dict(data))
+    data, notes = conversations.inputs(recipe, plan.here.checked, plan.components, folder)
+    with during("making the job"):
+        component = plan.component or load_component(write_components(folder / "components"))
+        job = _pipeline(component, recipe.model_name, {**plan.model.inputs, **plan.literals, **data})
     job.settings.force_rerun = force_rerun
     job.settings.continue_on_step_failure = False
-    experiment = re.sub(r"[^A-Za-z0-9_-]", "_", f"chat_completion_{plan.model.entry.name}")
+    name = f"chat_completion_{plan.model.entry.name}"
+    job.experiment_name = re.sub(r"[^A-Za-z0-9_-]", "_", name)
+    return job, notes
+
+
+def submit(ml: MLClient, job: PipelineJob) -> str:
+    """Upload the conversations, send the job, and return its name. Raises JobError.
+
+    What lies in Azure already is not uploaded again, so that a second try after a cut goes on.
+    """
     with during("sending the conversations and the job"):
-        return str(plan.connection.ml.jobs.create_or_update(job, experiment_name=experiment).name)
+        return str(ml.jobs.create_or_update(job).name)
 
 
 def _pipeline(component: Any, title: str, inputs: dict[str, Any]) -> PipelineJob:
