@@ -12,7 +12,7 @@ _BRACE = ord("{")
 
 
 class Measured(msgspec.Struct, gc=False):
-    """A line, by its number from 0 in its block. In the place of `u` a backslash may have a backslash before it too."""
+    """A line, by its number from 0 in its block, and what is counted in its bytes."""
 
     number: int
     data: bytes | memoryview
