@@ -98,9 +98,10 @@ class Endpoints:
         *,
         request_settings: Mapping[str, int] | None = None,
         port: int | None = None,
+        all_traffic: bool = True,
         report: Report | None = None,
     ) -> dict[str, Any]:
-        """Put a model version behind an endpoint, made if it is missing, and give it all the traffic.
+        """Put a model version behind an endpoint, made if it is missing; give it all the traffic, unless told not to.
 
         A deployment of that name goes on answering until the new one is ready, and stays when the new one fails.
         Returns what `show` does. Raises NotFound for a model version that is not registered, EndpointError with the
@@ -120,8 +121,10 @@ class Endpoints:
             self._until_deployment_is_gone(name, deployment)
         roll_out(self._folder, self._store, name, deployment, wanted, say)
         self.create(name, port=port)
-        self.set_traffic(name, {deployment: 100})
-        say({"event": "note", "text": f"endpoint '{name}' sends all requests to '{deployment}' ({model}:{version})"})
+        if all_traffic:
+            self.set_traffic(name, {deployment: 100})
+            text = f"endpoint '{name}' sends all requests to '{deployment}' ({model}:{version})"
+            say({"event": "note", "text": text})
         return self.show(name)
 
     def set_traffic(self, name: str, traffic: Mapping[str, int]) -> dict[str, Any]:

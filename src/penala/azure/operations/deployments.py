@@ -47,12 +47,13 @@ class OnlineDeploymentOperations:
         def create() -> OnlineDeployment:
             name, endpoint = str(deployment.name).lower(), str(deployment.endpoint_name)
             with self._place.opened() as workspace:
-                before = workspace.endpoints.show(endpoint)["traffic"]
+                workspace.endpoints.show(endpoint)  # it must be there first
                 model, version = self._model(workspace, deployment.model)
                 asked = deployment.request_settings
                 settings = {key: int(value) for key in _REQUESTS if (value := getattr(asked, key, None)) is not None}
-                workspace.endpoints.deploy(endpoint, name, model, version, request_settings=settings)
-                workspace.endpoints.set_traffic(endpoint, {one: share for one, share in before.items() if share})
+                workspace.endpoints.deploy(
+                    endpoint, name, model, version, request_settings=settings, all_traffic=False
+                )
                 said = {field: value for field in _SAID if (value := getattr(deployment, field, None))}
                 probes = {probe: _probe(getattr(deployment, probe, None)) for probe in _PROBES}
                 About(workspace.folder, endpoint, name).keep(**said, **probes)
