@@ -51,9 +51,7 @@ class OnlineDeploymentOperations:
                 model, version = self._model(workspace, deployment.model)
                 asked = deployment.request_settings
                 settings = {key: int(value) for key in _REQUESTS if (value := getattr(asked, key, None)) is not None}
-                workspace.endpoints.deploy(
-                    endpoint, name, model, version, request_settings=settings, all_traffic=False
-                )
+                workspace.endpoints.deploy(endpoint, name, model, version, request_settings=settings, all_traffic=False)
                 said = {field: value for field in _SAID if (value := getattr(deployment, field, None))}
                 probes = {probe: _probe(getattr(deployment, probe, None)) for probe in _PROBES}
                 About(workspace.folder, endpoint, name).keep(**said, **probes)
