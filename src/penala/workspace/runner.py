@@ -224,13 +224,12 @@ class Runner:
         """Take the step's outputs from the cache, if they may be and are there."""
         if self.force_rerun or not folder.step.deterministic:
             return False
-        known = self.store.get(CacheRow, key=key)
-        if known is None or not all(folder.artifact(digest).exists() for digest in known.outputs.values()):
-            return False
-        origin = f"{known.job}/{known.step}"
-        self._say(f"step {row.name}: reused from {origin}")
-        now = time.time()
-        with self.store.transaction():
+        with self.store.transaction():  # what was looked at must not be collected before a row names it
+            known = self.store.get(CacheRow, key=key)
+            if known is None or not all(folder.artifact(digest).exists() for digest in known.outputs.values()):
+                return False
+            origin = f"{known.job}/{known.step}"
+            now = time.time()
             self._set_step(
                 row,
                 status="Completed",
@@ -242,6 +241,7 @@ class Runner:
                 ended=now,
             )
             self._record_lineage(folder, known.outputs)
+        self._say(f"step {row.name}: reused from {origin}")
         return True
 
     def _watch(self, row: StepRow, rows: Mapping[str, StepRow]) -> bool:
