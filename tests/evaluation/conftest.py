@@ -1,4 +1,3 @@
-import json
 import shutil
 from pathlib import Path
 
@@ -6,6 +5,7 @@ import pytest
 
 from penala.conversations.conversation import Conversation, Message, write_jsonl
 from penala.tokens.chat_tokenizer import ChatTokenizer
+from penala.tokens.prepared import RowsWriter, split_file
 
 TEXTS = [("kopi?", "teh"), ("teh?", "kopi"), ("user?", "assistant")]
 
@@ -40,9 +40,9 @@ def prepare(chat_model, tmp_path):
         with (folder / "raw_data" / f"{split}.jsonl").open("wb") as file:
             write_jsonl(file, rows)
         tokenizer = ChatTokenizer.from_folder(chat_model)
-        tokens = [tokenizer.training_tokens(row) for row in rows]
-        lines = [json.dumps({"input_ids": row.ids, "labels": row.labels}) + "\n" for row in tokens]
-        (folder / f"{split}.jsonl").write_text("".join(lines))
+        with RowsWriter(split_file(folder, split)) as file:
+            for tokens in map(tokenizer.training_tokens, rows):
+                file.add(tokens.ids, tokens.supervised)
         return folder
 
     return write

@@ -5,6 +5,7 @@ import pytest
 
 from penala.errors import DataError, RecipeError
 from penala.evaluation.compare import compare
+from penala.tokens.prepared import RowsWriter, split_file
 
 
 @pytest.fixture
@@ -28,13 +29,14 @@ def mean_nats(model, prepared):
     import torch
     from transformers import AutoModelForCausalLM
 
+    from penala.training.batches import read_documents
+
     network = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
     nats, tokens = 0.0, 0
-    for line in (prepared / "test.jsonl").read_text().splitlines():
-        row = json.loads(line)
+    for document in read_documents(prepared / "test.arrow"):
         with torch.no_grad():
-            logits = network(torch.tensor([row["input_ids"]])).logits[0, :-1]
-        labels = torch.tensor(row["labels"][1:])
+            logits = network(torch.tensor([document.ids])).logits[0, :-1]
+        labels = torch.tensor(document.labels[1:], dtype=torch.long)
         nats += float(torch.nn.functional.cross_entropy(logits, labels, ignore_index=-100, reduction="sum"))
         tokens += int((labels != -100).sum())
     return nats / tokens, tokens
@@ -59,7 +61,8 @@ def test_loss_is_the_mean_over_supervised_tokens(run, prepare, chat_model, tuned
 def test_the_validation_rows_stand_in_for_a_missing_test_split(run, prepare):
     """An empty test file is as good as none."""
     prepared = prepare("validation")
-    (prepared / "test.jsonl").write_text("")
+    with RowsWriter(split_file(prepared, "test")):
+        (prepared / "raw_data" / "test.jsonl").write_text("")
 
     assert run(prepared)[0]["split"] == "validation"
 

@@ -1,7 +1,5 @@
 """What holds for every chat template: twenty families, random conversations, one set of properties."""
 
-import json
-
 import pytest
 from chat_oracles import (
     COMMON,
@@ -11,6 +9,7 @@ from chat_oracles import (
     fitted,
     masked_text,
     plain_words,
+    prepared_rows,
     replies,
     special_tokens,
     template_text,
@@ -109,11 +108,11 @@ def test_what_is_cut_is_masked_as_rightly(family, folder_of, tokenizer_of, conve
     figures = prepare(splits, folder_of(family.name), tmp_path / "out", settings, lambda event: None)
 
     assert (figures["ledger"]["rows"]["cut"], figures["ledger"]["rows"]["trained"]) == (1, 1)
-    lines = [json.loads(line) for line in (tmp_path / "out" / "train.jsonl").read_text().splitlines()]
-    for row, line in zip(read_jsonl(tmp_path / "out" / "raw_data" / "train.jsonl"), lines, strict=True):
-        runs = decoded_runs(folder_of(family.name), line["input_ids"], line["labels"], family.ends)
+    written = prepared_rows(tmp_path / "out" / "train.arrow")
+    for row, (ids, labels) in zip(read_jsonl(tmp_path / "out" / "raw_data" / "train.jsonl"), written, strict=True):
+        runs = decoded_runs(folder_of(family.name), ids, labels, family.ends)
         assert [run.removesuffix(family.tail).strip() for run in runs] == replies(row)
-        assert len(line["input_ids"]) < lengths[0]
+        assert len(ids) < lengths[0]
 
 
 @pytest.mark.parametrize("reply", ["", " \n", "\u00a0"])

@@ -3,12 +3,12 @@
 import json
 import shutil
 
+import pyarrow
 import pytest
 
 from penala.basemodel.importing import import_model
 from penala.package.write import write_package
 from penala.tokens.chat_tokenizer import ChatTokenizer
-from penala.tokens.labels import NO_LOSS
 from penala.tokens.lock import FILE, TemplateLock
 from penala.tokens.prepare import PrepareSettings, prepare
 
@@ -70,8 +70,10 @@ def test_named_templates_travel_from_import_to_package(model, conversation, tmp_
         assert ChatTokenizer.from_folder(folder).prompt(rows[0].messages[:1], tools=[TOOL]) == expected
         TemplateLock.load(prepared / FILE).verify(folder)
     assert (package / FILE).read_bytes() == (package / "model" / FILE).read_bytes() == (prepared / FILE).read_bytes()
-    lines = [json.loads(line) for line in (prepared / "train.jsonl").read_text().splitlines()]
-    supervised = [[label for label in line["labels"] if label != NO_LOSS] for line in lines]
+    lines = pyarrow.ipc.open_file(prepared / "train.arrow").read_all().to_pylist()
+    places = [line["supervised"] for line in lines]
+    replies = [line["input_ids"][at[-2] : at[-1]] for line, at in zip(lines, places, strict=True)]
     assert lines[0]["input_ids"][: len(expected)] == expected
-    assert supervised[0] == supervised[1]
+    assert replies[0] == replies[1] != []
+    assert len(places[0]) == len(places[1])
     assert len(lines[0]["input_ids"]) > len(lines[1]["input_ids"])

@@ -4,6 +4,7 @@ import json
 from dataclasses import dataclass, field
 
 import pytest
+from chat_oracles import prepared_rows
 
 from penala.conversations.conversation import read_jsonl
 from penala.errors import DataError
@@ -55,10 +56,6 @@ def run(folder_of, tmp_path):
     return Run(folder_of, tmp_path)
 
 
-def lines(path):
-    return [json.loads(line) for line in path.read_text().splitlines()]
-
-
 def test_the_folder_holds_what_training_and_serving_read(run, chat, tokenizer_of):
     """Ids and labels, the rows as conversations, the tokenizer, its lock, the ledger and the settings."""
     held = [chat(4), chat(5)]
@@ -71,8 +68,8 @@ def test_the_folder_holds_what_training_and_serving_read(run, chat, tokenizer_of
     figures = run(rows)
     tokens = tokenizer_of("chatml").training_tokens(chat(2))
 
-    assert lines(run.out / "train.jsonl")[1] == {"input_ids": tokens.ids, "labels": tokens.labels}
-    assert [len(lines(run.out / f"{name}.jsonl")) for name in ("train", "validation", "test")] == [3, 1, 1]
+    assert prepared_rows(run.out / "train.arrow")[1] == (tokens.ids, list(tokens.labels))
+    assert [len(prepared_rows(run.out / f"{name}.arrow")) for name in ("train", "validation", "test")] == [3, 1, 1]
     assert list(read_jsonl(run.out / "raw_data" / "train.jsonl")) == rows.train
     TemplateLock.load(run.out / "template_lock.json").verify(run.out)
     assert ChatTokenizer.from_folder(run.out).max_length == 2048
@@ -89,8 +86,8 @@ def test_without_a_test_split_there_is_no_test_file(run, chat):
     """A split that does not exist leaves no file; validation is always there, and may be empty."""
     run(Rows(train=[chat(1)]))
 
-    assert (run.out / "validation.jsonl").read_text() == ""
-    assert not (run.out / "test.jsonl").exists()
+    assert prepared_rows(run.out / "validation.arrow") == []
+    assert not (run.out / "test.arrow").exists()
 
 
 def test_the_same_rows_give_the_same_bytes(run, chat):
@@ -127,15 +124,15 @@ def test_cut_turns_keeps_whole_turns(run, chat, tokenizer_of):
 
     kept = next(read_jsonl(run.out / "raw_data" / "train.jsonl"))
     assert kept.messages == long.messages[:-2]
-    row = lines(run.out / "train.jsonl")[0]
-    assert row["input_ids"] == whole.ids[: len(row["input_ids"])]
-    assert row["labels"][-2] != NO_LOSS
+    ids, labels = prepared_rows(run.out / "train.arrow")[0]
+    assert ids == whole.ids[: len(ids)]
+    assert labels[-2] != NO_LOSS
     assert figures["ledger"]["rows"]["cut"] == 1
-    assert figures["ledger"]["tokens"]["cut"] == len(whole.ids) - len(row["input_ids"])
+    assert figures["ledger"]["tokens"]["cut"] == len(whole.ids) - len(ids)
     changed = json.loads((run.out / "ledger.json").read_text())["changed_rows"]
     assert changed == [
         {"split": "train", "file": "rows.jsonl", "line": 1, "messages": 9, "kept": 7,
-         "tokens_removed": len(whole.ids) - len(row["input_ids"])}
+         "tokens_removed": len(whole.ids) - len(ids)}
     ]  # fmt: skip
 
 

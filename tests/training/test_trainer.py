@@ -11,7 +11,9 @@ import torch
 from safetensors.torch import load_file
 
 from penala.errors import TrainingError
+from penala.tokens.prepared import RowsWriter
 from penala.training import checkpoints
+from penala.training.batches import read_documents
 from penala.training.loss import loss_of
 from penala.training.settings import FinetuneSettings
 from penala.training.trainer import train
@@ -28,13 +30,11 @@ def quiet(event: dict) -> None:
 def write_split(path: Path, rows: int, *, seed: int = 0) -> None:
     """Write rows whose second half is supervised and follows from the first: it can be learned."""
     rng = random.Random(seed)
-    lines = []
-    for _ in range(rows):
-        start = rng.randrange(10, 40)
-        ids = [start + n for n in range(rng.randrange(6, 14))]
-        half = len(ids) // 2
-        lines.append(json.dumps({"input_ids": ids, "labels": [-100] * half + ids[half:]}))
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    with RowsWriter(path) as file:
+        for _ in range(rows):
+            start = rng.randrange(10, 40)
+            ids = [start + n for n in range(rng.randrange(6, 14))]
+            file.add(ids, [len(ids) // 2, len(ids)])
 
 
 @pytest.fixture
@@ -42,8 +42,8 @@ def prepared(tmp_path) -> Path:
     """A prepared folder with 18 rows to train on and 5 to validate."""
     folder = tmp_path / "prepared"
     folder.mkdir()
-    write_split(folder / "train.jsonl", 18)
-    write_split(folder / "validation.jsonl", 5, seed=1)
+    write_split(folder / "train.arrow", 18)
+    write_split(folder / "validation.arrow", 5, seed=1)
     (folder / "template_lock.json").write_text('{"lock": 1}', encoding="utf-8")
     return folder
 
@@ -60,16 +60,16 @@ def assert_same_weights(one: Path, other: Path) -> None:
 
 def test_training_lowers_the_loss_and_says_how(prepared, chat_model, tmp_path):
     """The tuned model fits the rows better than its base, and the figures are those of the loop."""
-    before = loss_of(chat_model, prepared / "train.jsonl", quiet)
+    before = loss_of(chat_model, prepared / "train.arrow", quiet)
 
     figures = train(prepared, chat_model, tmp_path / "out", SETTINGS, quiet)
-    after = loss_of(tmp_path / "out", prepared / "train.jsonl", quiet)
+    after = loss_of(tmp_path / "out", prepared / "train.arrow", quiet)
 
     assert after.tokens == before.tokens
     assert after.nats < 0.8 * before.nats
     assert figures["steps"] == 15
     assert figures["effective_batch"] == 4
-    tokens = sum(len(json.loads(line)["input_ids"]) for line in (prepared / "train.jsonl").read_text().splitlines())
+    tokens = sum(map(len, read_documents(prepared / "train.arrow")))
     assert figures["tokens"] == 3 * tokens
     assert figures["loss"] < before.nats / before.tokens
     assert figures["peak_memory_bytes"] > 1e7
@@ -268,8 +268,8 @@ def test_a_model_that_the_fast_path_does_not_know_trains_all_the_same(prepared, 
         train(prepared, tmp_path / name, out, SETTINGS, lambda event, notes=notes: notes.append(str(event)))
 
         assert any("transformers and PEFT train it" in note for note in notes)
-        before = loss_of(tmp_path / name, prepared / "train.jsonl", quiet)
-        assert loss_of(out, prepared / "train.jsonl", quiet).nats < 0.95 * before.nats
+        before = loss_of(tmp_path / name, prepared / "train.arrow", quiet)
+        assert loss_of(out, prepared / "train.arrow", quiet).nats < 0.95 * before.nats
 
 
 def test_a_checkpoint_of_another_run_is_not_gone_on_from(prepared, chat_model, tmp_path):

@@ -14,6 +14,7 @@ from penala.evaluation.questions import Question, questions, unjudged
 from penala.evaluation.replies import Report, ask
 from penala.evaluation.settings import EvaluationSettings, parse
 from penala.evaluation.table import report_text
+from penala.tokens.prepared import split_file
 
 SIDES = ("before", "after")
 
@@ -78,9 +79,9 @@ def by_group(answers: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 def _read(prepared: Path, settings: EvaluationSettings) -> Rows:
     unrelated = unjudged(_forgetting(settings.forgetting)) if settings.forgetting else []
     for split in ("test", "validation"):
-        file = prepared / f"{split}.jsonl"
-        if file.is_file() and file.stat().st_size > 0:
-            conversations = list(read_jsonl(prepared / "raw_data" / f"{split}.jsonl"))
+        file, said = split_file(prepared, split), prepared / "raw_data" / f"{split}.jsonl"
+        if said.is_file() and said.stat().st_size > 0:
+            conversations = list(read_jsonl(said))
             return Rows(split, file, len(conversations), questions(conversations, settings), unrelated)
     return Rows(None, prepared, 0, [], unrelated)
 

@@ -8,16 +8,20 @@ import json
 import re
 import sys
 from bisect import bisect_left, bisect_right
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections import deque
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import datetime
 from functools import cached_property, lru_cache
+from operator import attrgetter
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, TypeVar
 
 from penala.conversations.conversation import Conversation, Message
 from penala.errors import TokensError
 from penala.tokens import marks
 from penala.tokens.encoding import ApartEncoder, Encoded, Encoder, pattern
+from penala.tokens.frames import Frames
 from penala.tokens.labels import ALL_TURNS, Supervision, TrainingTokens, label, wanted
 from penala.tokens.probe import PROBES, probe
 from penala.tokens.template import FILE, MORE_FILES, ChatTemplate, message_dict, plain, read_sources
@@ -25,6 +29,8 @@ from penala.tokens.turns import Rendering, Turn, find_turn
 
 _HALF_CHARACTER = re.compile("[\ud800-\udfff]")  # JSON can spell one; UTF-8 and tokenizers cannot
 NO_FILES: Mapping[str, str] = {}
+_START = attrgetter("start")
+BATCHES_AHEAD = 2  # are tokenised while another is rendered or labelled
 UNSET_LENGTH = 1_000_000  # a model_max_length from here on says that nobody has set one
 
 
@@ -39,6 +45,9 @@ class Row(Protocol):
     def file(self) -> str: ...
     @property
     def line(self) -> int: ...
+
+
+AnyRow = TypeVar("AnyRow", bound=Row)
 
 
 class ChatTokenizer:
@@ -67,6 +76,7 @@ class ChatTokenizer:
         self.habits = probe(template, encoder, self._declared_ends)
         self.end_ids = frozenset(declared) | {encoder.added[token] for token in self.habits.turn_ends}
         self._controls = pattern(self.habits.controls)
+        self._frames = Frames(self.habits.controls)
         self._added_ids = frozenset(encoder.added.values())
         self._ids_of_prompt_end = lru_cache(maxsize=1024)(lambda text: encoder.encode(text).ids)
 
@@ -141,24 +151,52 @@ class ChatTokenizer:
         self, conversations: Sequence[Row], supervision: Supervision = ALL_TURNS, *, now: datetime | None = None
     ) -> list[TrainingTokens | TokensError]:
         """Do what `training_tokens` does for many conversations, on all cores; an error stands in its row's place."""
-        rendered: list[Rendering | TokensError] = []
-        for conversation in conversations:
-            try:
-                rendered.append(self._rendering(conversation.messages, conversation.tools, False, now))
-            except TokensError as error:
-                rendered.append(error)
-        texts = [rendering.text for rendering in rendered if isinstance(rendering, Rendering)]
-        encodings = iter(self._encoder.encode_batch(texts))
+        ((_, results),) = self.training_tokens_by([conversations], supervision, now=now)
+        return results
+
+    def training_tokens_by(
+        self, batches: Iterable[Sequence[AnyRow]], supervision: Supervision = ALL_TURNS, *, now: datetime | None = None
+    ) -> Iterator[tuple[Sequence[AnyRow], list[TrainingTokens | TokensError]]]:
+        """Yield each batch with what `training_tokens_of` makes of it.
+
+        Threads tokenise the following batches meanwhile: that needs no Python, which renders and labels here.
+        """
+        waiting: deque[tuple[Sequence[AnyRow], list[Rendering | TokensError], Future[list[Any]]]] = deque()
+        with ThreadPoolExecutor(BATCHES_AHEAD) as ahead:
+            for batch in batches:
+                rendered = [self._rendered(conversation, now) for conversation in batch]
+                texts = [rendering.text for rendering in rendered if isinstance(rendering, Rendering)]
+                waiting.append((batch, rendered, ahead.submit(self._encoder.encode_batch, texts)))
+                if len(waiting) > BATCHES_AHEAD:
+                    yield self._labelled(*waiting.popleft(), supervision)
+            while waiting:
+                yield self._labelled(*waiting.popleft(), supervision)
+
+    def _rendered(self, conversation: Row, now: datetime | None) -> Rendering | TokensError:
+        try:
+            return self._rendering(conversation.messages, conversation.tools, False, now)
+        except TokensError as error:
+            return error
+
+    def _labelled(
+        self,
+        conversations: Sequence[AnyRow],
+        rendered: Sequence[Rendering | TokensError],
+        encodings: Future[list[Any]],
+        supervision: Supervision,
+    ) -> tuple[Sequence[AnyRow], list[TrainingTokens | TokensError]]:
+        left = iter(encodings.result())
         results: list[TrainingTokens | TokensError] = []
         for conversation, rendering in zip(conversations, rendered, strict=True):
             where = f"{conversation.file}:{conversation.line}"
             try:
                 if isinstance(rendering, TokensError):
                     raise rendering
-                results.append(self._label(rendering, next(encodings), supervision, where))
+                encoded = self._encoder.encoded(next(left), rendering.text)
+                results.append(self._label(rendering, encoded, supervision, where))
             except TokensError as error:
                 results.append(TokensError(error.what, where=where, fix=error.fix))
-        return results
+        return conversations, results
 
     def parse_reply(self, ids: Sequence[int]) -> Message:
         """Return the message that the model wrote: `ids` up to the first that ends a reply, without what templates add.
@@ -190,21 +228,30 @@ class ChatTokenizer:
         if not messages:
             raise TokensError("the conversation has no message")
         rows = [message_dict(message) for message in messages]
+        tools = plain(tools)
         moment = now or datetime.now()  # one for all renderings of this conversation
 
         def render(rows: marks.Messages, tools: Any, prompt: bool = prompt) -> str:
-            return self.template.render(rows, tools=tools, add_generation_prompt=prompt, now=moment)
+            return self.template.render_plain(rows, tools, prompt, moment)
 
         text = render(rows, tools)
-        if (half := _HALF_CHARACTER.search(text)) is not None:
-            raise TokensError(f"the text holds half a character, \\u{ord(half[0]):x}", fix="write it as UTF-8")
-        found = marks.find(render, rows, plain(tools), text, self._controls)
+        known = self._frames.find(rows, prompt, text) if not tools else None
+        if known is not None:
+            found, controls = known
+        else:
+            if (half := _HALF_CHARACTER.search(text)) is not None:
+                raise TokensError(f"the text holds half a character, \\u{ord(half[0]):x}", fix="write it as UTF-8")
+            found = marks.find(render, rows, tools, text, self._controls)
+            matches = (match for match in self._controls.finditer(text) if match.start() not in found.spelled)
+            controls = [marks.Control(match.start(), match.end(), match[0]) for match in matches]
+            if not tools:
+                self._frames.learn(rows, prompt, text, found, controls)
         return Rendering(
             messages=rows,
             text=text,
             found=found,
             habits=self.habits,
-            controls=[match for match in self._controls.finditer(text) if match.start() not in found.spelled],
+            controls=controls,
             declared_ends=self._declared_ends,
             prompt=lambda message: render(rows[:message], tools, True),
         )
@@ -249,8 +296,8 @@ class ChatTokenizer:
 
     def _begins_with_prompt(self, rendering: Rendering, encoded: Encoded, end: int) -> bool:
         """Tell whether the ids begin with those of text[:end]; to look behind its last special token is enough."""
-        last = bisect_left(rendering.controls, end, key=lambda match: match.start()) - 1
-        start = rendering.controls[last].start() if last >= 0 else 0
+        last = bisect_left(rendering.controls, end, key=_START) - 1
+        start = rendering.controls[last].start if last >= 0 else 0
         spelled = [at - start for at in rendering.found.spelled if start <= at < end]
         prompt_end = rendering.text[start:end]
         ids = self._apart.encode(prompt_end, spelled).ids if spelled else self._ids_of_prompt_end(prompt_end)

@@ -8,15 +8,17 @@ is tokenised as the model's own tokenizer would have done.
 
 import json
 import re
+from array import array
 from bisect import bisect_right
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from tokenizers import AddedToken, Tokenizer, pre_tokenizers
 
 from penala.errors import TokensError
+from penala.tokens.byte_lengths import NO_NUMBERS, ByteLengths, Numbers, as_numbers
 
 BORDER = 0x10FFFD  # the last private-use character; aliases count down from it, the marks of marks.py up from the first
 
@@ -27,12 +29,17 @@ _INSEPARABLE = "this tokenizer cannot keep its special tokens apart from text th
 class Encoded:
     """Token ids, and for each the characters [start, end) of the text that it stands for.
 
-    The tokens of one character that is split over several all carry that character.
+    The tokens of one character that is split over several all carry that character. `numbers` are the ids as an array.
     """
 
     ids: list[int]
-    starts: list[int]
-    ends: list[int]
+    starts: Sequence[int]
+    ends: Sequence[int]
+    numbers: Numbers = field(default_factory=lambda: NO_NUMBERS, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if len(self.numbers) != len(self.ids):
+            object.__setattr__(self, "numbers", as_numbers(self.ids))
 
     def texts(self, text: str) -> list[str]:
         """Return the part of `text` that each token stands for; joined they are `text`.
@@ -65,6 +72,7 @@ class Encoder:
         except Exception as error:  # the tokenizers library raises plain Exception
             raise TokensError(f"is no tokenizer that can be read: {error}", where=str(path)) from None
         _bare(self.tokenizer)
+        self._lengths = ByteLengths.of(self.tokenizer)
         added = self.tokenizer.get_added_tokens_decoder()
         # white space among the added tokens (Gemma has runs of newlines) is text, not a sign
         self.added = {token.content: id_ for id_, token in added.items() if not token.content.isspace()}
@@ -79,11 +87,19 @@ class Encoder:
 
     def encode(self, text: str) -> Encoded:
         """Encode `text` as every other user of the tokenizer does."""
-        return _encoded(self.tokenizer.encode(text, add_special_tokens=False))
+        return self.encoded(self.tokenizer.encode(text, add_special_tokens=False), text)
 
-    def encode_batch(self, texts: Sequence[str]) -> list[Encoded]:
-        """Encode many texts, on all cores."""
-        return [_encoded(encoding) for encoding in self.tokenizer.encode_batch(texts, add_special_tokens=False)]
+    def encode_batch(self, texts: Sequence[str]) -> list[Any]:
+        """Encode many texts, on all cores and without Python; `encoded` reads what comes back."""
+        return list(self.tokenizer.encode_batch(texts, add_special_tokens=False))
+
+    def encoded(self, encoding: Any, text: str) -> Encoded:
+        """Read what the tokenizer made of `text`."""
+        ids: list[int] = encoding.ids
+        numbers = as_numbers(ids)
+        places = self._lengths.places(numbers, text) if self._lengths is not None else None
+        starts, ends = places or _offsets(encoding)
+        return Encoded(ids, starts, ends, numbers)
 
 
 class ApartEncoder:
@@ -120,17 +136,18 @@ class ApartEncoder:
             if match.start() not in spelled:
                 events.append((match.start(), match.end(), self._aliases[match[0]]))
         replaced, origin = _replaced(text, sorted(events))
-        encoding = _encoded(self._tokenizer.encode(replaced, add_special_tokens=False))
-        spans = zip(encoding.starts, encoding.ends, strict=True)
+        encoding = self._tokenizer.encode(replaced, add_special_tokens=False)
+        ids, (starts, ends) = encoding.ids, _offsets(encoding)
+        spans = zip(starts, ends, strict=True)
         pieces = [replaced[start:end].strip() for start, end in spans]  # controls may hold the white space around them
-        found = sum(self._ids.get(piece) == id_ for piece, id_ in zip(pieces, encoding.ids, strict=True))
+        found = sum(self._ids.get(piece) == id_ for piece, id_ in zip(pieces, ids, strict=True))
         if found != sum(end > start for start, end, _ in events):
             raise TokensError(_INSEPARABLE, where=self._where)
         kept = [n for n, piece in enumerate(pieces) if piece != chr(BORDER)]
         return Encoded(
-            [encoding.ids[n] for n in kept],
-            [origin(encoding.starts[n]) for n in kept],
-            [origin(encoding.ends[n]) for n in kept],
+            [ids[n] for n in kept],
+            array("i", [origin(starts[n]) for n in kept]),
+            array("i", [origin(ends[n]) for n in kept]),
         )
 
 
@@ -146,9 +163,9 @@ def _bare(tokenizer: Any) -> None:
     tokenizer.post_processor = None  # it would also cut white space off the offsets
 
 
-def _encoded(encoding: Any) -> Encoded:
+def _offsets(encoding: Any) -> "tuple[array[int], array[int]]":
     offsets = encoding.offsets
-    return Encoded(encoding.ids, [start for start, _ in offsets], [end for _, end in offsets])
+    return array("i", [start for start, _ in offsets]), array("i", [end for _, end in offsets])
 
 
 class _Origin:

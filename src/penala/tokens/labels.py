@@ -5,12 +5,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from penala.errors import TokensError
+from penala.tokens.byte_lengths import Numbers
 from penala.tokens.encoding import Encoded
 from penala.tokens.template import reasoning_of
 from penala.tokens.turns import Rendering, Turn
 
 NO_LOSS = -100
+Mask = np.ndarray[Any, np.dtype[np.bool_]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +40,7 @@ class TrainingTokens:
     """
 
     ids: list[int]
-    labels: list[int]
+    labels: Sequence[int]
     text: str
     encoded: Encoded
     turns: tuple[Turn, ...]
@@ -47,7 +51,21 @@ class TrainingTokens:
     @property
     def num_supervised(self) -> int:
         """How many tokens carry loss."""
-        return len(self.labels) - self.labels.count(NO_LOSS)
+        return int(np.count_nonzero(self.is_supervised))
+
+    @property
+    def is_supervised(self) -> Mask:
+        """Which tokens carry loss, as an array of bool."""
+        supervised: Mask = np.asarray(self.labels, np.int32) != NO_LOSS
+        return supervised
+
+    @property
+    def supervised(self) -> list[int]:
+        """Where the tokens that carry loss begin and end: start, stop, start, stop, ... of each stretch of them."""
+        padded = np.zeros(len(self.labels) + 2, bool)
+        padded[1:-1] = self.is_supervised
+        borders: list[int] = (padded[1:] != padded[:-1]).nonzero()[0].tolist()
+        return borders
 
     @property
     def texts(self) -> list[str]:
@@ -70,10 +88,10 @@ def wanted(messages: Sequence[Mapping[str, Any]], supervision: Supervision) -> l
 
 def label(rendering: Rendering, encoded: Encoded, turns: Sequence[Turn], where: str) -> TrainingTokens:
     """Supervise the tokens of `turns`, and no other."""
-    labels = [NO_LOSS] * len(encoded.ids)
+    labels: Numbers = np.full(len(encoded.ids), NO_LOSS, np.int32)
     for turn in turns:
         tokens = _tokens_of(turn, rendering.text, encoded)
-        labels[tokens] = encoded.ids[tokens]
+        labels[tokens] = encoded.numbers[tokens]
     found = rendering.found
     others = tuple(
         (found.starts[n], found.ends[n])
@@ -81,7 +99,7 @@ def label(rendering: Rendering, encoded: Encoded, turns: Sequence[Turn], where: 
         if message.get("role") != "assistant" and n in found.starts and n in found.ends
     )
     return TrainingTokens(
-        encoded.ids, labels, rendering.text, encoded, tuple(turns), others, _unrendered(rendering), where
+        encoded.ids, labels.data, rendering.text, encoded, tuple(turns), others, _unrendered(rendering), where
     )
 
 

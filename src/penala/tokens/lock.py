@@ -157,6 +157,8 @@ def _fixed() -> list[tuple[list[dict[str, Any]], list[dict[str, Any]] | None, bo
 def _of_data(tokenizer: ChatTokenizer, conversations: Iterable[Row]) -> list[Golden]:
     goldens: list[Golden] = []
     for conversation in conversations:
+        if sum(len(message.content) for message in conversation.messages) > SHORT:
+            continue
         messages = [message_dict(message) for message in conversation.messages]
         golden = _golden(tokenizer, messages, plain(conversation.tools) or None, False)
         if golden.text is not None and len(golden.text) <= SHORT:

@@ -9,12 +9,21 @@ The same way proves which special tokens were spelled by a text and not written 
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from penala.errors import TokensError
 from penala.tokens.encoding import BORDER
 
 FIRST = 0x100000  # the first character of the last private-use plane
+
+
+class Control(NamedTuple):
+    """A control token that the template wrote, and its characters [start, end) in the rendering."""
+
+    start: int
+    end: int
+    token: str
+
 
 Messages = Sequence[dict[str, Any]]
 Render = Callable[[Messages, Any], str]

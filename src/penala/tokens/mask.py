@@ -1,11 +1,13 @@
 """The proof of the loss mask, before the first step of training."""
 
 from bisect import bisect_left
-from collections.abc import Iterator
+
+import numpy as np
 
 from penala.errors import TokensError
+from penala.tokens.byte_lengths import Numbers
 from penala.tokens.chat_tokenizer import ChatTokenizer
-from penala.tokens.labels import NO_LOSS, TrainingTokens
+from penala.tokens.labels import Mask, TrainingTokens
 
 
 def prove(tokenizer: ChatTokenizer, tokens: TrainingTokens) -> None:
@@ -17,11 +19,11 @@ def prove(tokenizer: ChatTokenizer, tokens: TrainingTokens) -> None:
     """
     if len(tokens.labels) != len(tokens.ids):
         raise TokensError(f"{len(tokens.ids)} ids have {len(tokens.labels)} labels", where=tokens.where)
-    runs = list(_runs(tokenizer, tokens))
-    for first, last in runs:
-        if tokens.labels[first : last + 1] != tokens.ids[first : last + 1]:
-            n = next(n for n in range(first, last + 1) if tokens.labels[n] != tokens.ids[n])
-            raise _violation(tokenizer, tokens, n, f"is trained as another token, {tokens.labels[n]}")
+    labels, is_supervised = np.asarray(tokens.labels, np.int32), tokens.is_supervised
+    if (wrong := (labels != tokens.encoded.numbers) & is_supervised).any():
+        n = int(wrong.argmax())
+        raise _violation(tokenizer, tokens, n, f"is trained as another token, {tokens.labels[n]}")
+    runs = _runs(tokenizer, labels, is_supervised)
     if not runs:
         fix = "a row needs an assistant message whose weight is not 0"
         raise TokensError("no token is supervised", where=tokens.where, fix=fix)
@@ -41,7 +43,7 @@ def prove(tokenizer: ChatTokenizer, tokens: TrainingTokens) -> None:
         if tokens.ids[last] not in tokenizer.end_ids or not starts[last] <= turn.end_token < ends[last]:
             what = f"is the last one supervised in messages[{turn.message}] and ends no turn"
             raise _violation(tokenizer, tokens, last, what)
-        begin, finish = min(starts[first : last + 1]), max(ends[first : last + 1])
+        begin, finish = np.min(starts[first : last + 1]), np.max(ends[first : last + 1])
         for start, end in tokens.others:
             if begin < end and finish > start:  # else no token of the run lies there
                 for n in range(first, last + 1):
@@ -60,25 +62,15 @@ def _refuse_ends_within(tokenizer: ChatTokenizer, tokens: TrainingTokens) -> Non
                 raise _violation(tokenizer, tokens, n, what)
 
 
-def _runs(tokenizer: ChatTokenizer, tokens: TrainingTokens) -> Iterator[tuple[int, int]]:
-    """Yield the first and the last token of each run of supervised tokens; a token that ends a turn ends its run."""
-    is_supervised = bytes(map(NO_LOSS.__ne__, tokens.labels))
-    first = is_supervised.find(1)
-    while first >= 0:
-        stop = is_supervised.find(0, first)
-        stop = len(is_supervised) if stop < 0 else stop
-        ends = (_find(tokens.labels, end, first, stop) for end in tokenizer.end_ids)
-        last = min(ends, default=stop - 1)
-        yield first, last
-        first = is_supervised.find(1, last + 1)
-
-
-def _find(labels: list[int], end: int, first: int, stop: int) -> int:
-    """Return where a token first stands in labels[first:stop], or else the last place there."""
-    try:
-        return labels.index(end, first, stop)
-    except ValueError:
-        return stop - 1
+def _runs(tokenizer: ChatTokenizer, labels: Numbers, is_supervised: Mask) -> list[tuple[int, int]]:
+    """Return the first and the last token of each run of supervised tokens; a token that ends a turn ends its run."""
+    goes_on = is_supervised[:-1] & is_supervised[1:]  # from a token to the next
+    for end in tokenizer.end_ids:
+        goes_on &= labels[:-1] != end
+    border = np.ones(1, bool)
+    (firsts,) = (is_supervised & np.concatenate((border, ~goes_on))).nonzero()
+    (lasts,) = (is_supervised & np.concatenate((~goes_on, border))).nonzero()
+    return list(zip(firsts.tolist(), lasts.tolist(), strict=True))
 
 
 def _violation(tokenizer: ChatTokenizer, tokens: TrainingTokens, n: int, what: str) -> TokensError:

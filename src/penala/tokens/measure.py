@@ -15,8 +15,8 @@ from penala.errors import TokensError
 from penala.tokens.chat_tokenizer import UNSET_LENGTH, ChatTokenizer
 from penala.tokens.labels import TrainingTokens
 from penala.tokens.mask import prove
-from penala.tokens.prepare import BATCH_ROWS
 
+BATCH_ROWS = 64  # are rendered and tokenised together, on all cores
 SHOWN = 10  # of the rows that the chat template refuses
 ODD_CHARACTERS = 200  # a shorter reply says little about how well the tokenizer knows its script
 

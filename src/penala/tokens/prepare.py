@@ -1,6 +1,6 @@
 """From conversations to the prepared folder: token ids and labels of each split, the template lock, the ledger.
 
-train.jsonl validation.jsonl test.jsonl      {"input_ids": [...], "labels": [...]} a line; test only where there is one
+train.arrow validation.arrow test.arrow      token ids, and which are supervised (prepared.py); test only where it is
 raw_data/                                    the same rows as conversations, as they were trained (cut ones cut)
 tokenizer.json ... config.json               what ChatTokenizer.from_folder reads
 template_lock.json ledger.json preprocess_args.json
@@ -11,8 +11,7 @@ import shutil
 from array import array
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from itertools import islice
@@ -26,8 +25,10 @@ from penala.tokens import lock
 from penala.tokens.chat_tokenizer import ChatTokenizer, tokenizer_files
 from penala.tokens.labels import ALL_TURNS, Supervision, TrainingTokens
 from penala.tokens.mask import prove
+from penala.tokens.prepared import RowsWriter, split_file
 
-BATCH_ROWS = 64  # are rendered and tokenised together, on all cores
+BATCH_ROWS = 512  # at most, and about so many characters, are rendered and tokenised together, on all cores
+BATCH_CHARACTERS = 1 << 18
 FIRST_ROWS = 1000  # of train, in which short ones are looked for that the template lock renders
 SHOWN = 20  # of the rows that cannot be prepared
 MODEL_FILES = ("config.json", "generation_config.json")  # they say where a reply ends, and how long a row may be
@@ -130,13 +131,11 @@ class _Preparation:
 
     def write(self, split: str, rows: Rows, out: Path) -> _Part:
         """Write the ids and labels of one split, and its conversations, holding no more than a batch of them."""
-        import msgspec
-
-        part = _Part()
-        with (out / f"{split}.jsonl").open("wb") as ids, (out / "raw_data" / f"{split}.jsonl").open("wb") as raw:
-            for batch, results in self._tokenised(rows):
+        part, supervision = _Part(), self._settings.supervision
+        with RowsWriter(split_file(out, split)) as file, (out / "raw_data" / f"{split}.jsonl").open("wb") as raw:
+            for batch, results in self._tokenizer.training_tokens_by(_batches(rows), supervision, now=self._now):
                 for row, tokens in self._prepared(split, batch, results):
-                    ids.write(msgspec.json.encode({"input_ids": tokens.ids, "labels": tokens.labels}) + b"\n")
+                    file.add(tokens.encoded.numbers, tokens.supervised)
                     write_jsonl(raw, [row])
                     part.lengths.append(len(tokens.ids))
                     part.supervised += tokens.num_supervised
@@ -155,22 +154,6 @@ class _Preparation:
         for remark, rows in sorted(self._remarks.items()):
             self._note(f"{remark} (rows: {rows:,})")
         return self._ledger.as_dict()
-
-    def _tokenised(self, rows: Rows) -> Iterator[tuple[list[Conversation], list[TrainingTokens | TokensError]]]:
-        """Yield rows in batches; while one is looked at, a thread works on the next: the tokenizer needs no Python."""
-        left = iter(rows)
-        with ThreadPoolExecutor(1) as ahead:
-
-            def begin() -> tuple[list[Conversation], Future[list[TrainingTokens | TokensError]]]:
-                batch = list(islice(left, BATCH_ROWS))
-                settings = self._settings.supervision
-                return batch, ahead.submit(self._tokenizer.training_tokens_of, batch, settings, now=self._now)
-
-            batch, results = begin()
-            while batch:
-                following = begin()
-                yield batch, results.result()
-                batch, results = following
 
     def _prepared(
         self, split: str, batch: Sequence[Conversation], results: Sequence[TrainingTokens | TokensError]
@@ -260,6 +243,20 @@ class _Preparation:
 
     def _note(self, text: str) -> None:
         self._report({"event": "note", "text": text})
+
+
+def _batches(rows: Iterable[Conversation]) -> Iterator[list[Conversation]]:
+    """Cut rows where they make enough work: what is held does not grow with their length."""
+    batch: list[Conversation] = []
+    characters = 0
+    for row in rows:
+        batch.append(row)
+        characters += sum(len(message.content) for message in row.messages)
+        if characters >= BATCH_CHARACTERS or len(batch) == BATCH_ROWS:
+            yield batch
+            batch, characters = [], 0
+    if batch:
+        yield batch
 
 
 def _is_masked_by_wish(row: Conversation, tokens: TrainingTokens) -> bool:

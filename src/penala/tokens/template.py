@@ -5,7 +5,7 @@ controls, a `tojson` that keeps non-ASCII text, `raise_exception` and `strftime_
 """
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -60,15 +60,19 @@ class ChatTemplate:
         `messages` are mappings or have `.role`, `.content` and `.extra`; `now` is the time that `strftime_now` tells.
         Raises TokensError with the template's own words when it refuses the conversation.
         """
+        rows = [message_dict(message) for message in messages]
+        return self.render_plain(rows, plain(tools), add_generation_prompt, now or datetime.now())
+
+    def render_plain(self, messages: Sequence[dict[str, Any]], tools: Any, prompt: bool, now: datetime) -> str:
+        """Do what `render` does with messages made by `message_dict`, and tools made by `plain`."""
         name = "tool_use" if tools and "tool_use" in self._compiled else "default"
-        moment = now or datetime.now()
         try:
             return self._compiled[name].render(
-                messages=[message_dict(message) for message in messages],
-                tools=[plain(tool) for tool in tools] if tools else None,
+                messages=messages,
+                tools=tools or None,
                 documents=None,
-                add_generation_prompt=add_generation_prompt,
-                strftime_now=moment.strftime,
+                add_generation_prompt=prompt,
+                strftime_now=now.strftime,
                 **self.variables,
             )
         except (
@@ -111,6 +115,8 @@ def message_dict(message: Any) -> dict[str, Any]:
     """
     if isinstance(message, Mapping):
         fields = dict(message)
+    elif not message.extra and isinstance(message.content, str):
+        return {"role": message.role, "content": message.content}
     else:
         fields = {"role": message.role, "content": message.content, **message.extra}
     seen = {key: plain(value) for key, value in fields.items() if value is not None}
@@ -128,6 +134,8 @@ def reasoning_of(message: Mapping[str, Any]) -> str:
 
 def plain(value: Any) -> Any:
     """Rebuild a value from dict and list, which are all that `tojson` takes and all that a template needs."""
+    if isinstance(value, str):
+        return value
     if isinstance(value, Mapping):
         return {key: plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

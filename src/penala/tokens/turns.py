@@ -4,17 +4,20 @@ Marks (marks.py) prove where the assistant's text stands; the prompt that the en
 begins with it, proves where the model takes over. What neither proves is refused: a guess trains the wrong tokens.
 """
 
-import re
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
+from operator import attrgetter
 from typing import Any
 
 from penala.errors import TokensError
-from penala.tokens.marks import Found
+from penala.tokens.marks import Control, Found
 from penala.tokens.probe import Habits
 from penala.tokens.template import reasoning_of
 
+_START = attrgetter("start")
 _NO_END = "a model that is trained so would never stop; use a model whose template ends each turn with a token"
 
 
@@ -41,7 +44,7 @@ class Rendering:
     text: str
     found: Found
     habits: Habits
-    controls: Sequence[re.Match[str]]
+    controls: Sequence[Control]
     declared_ends: frozenset[str]
     prompt: Callable[[int], str]  # the prompt of a message, as text
 
@@ -64,14 +67,14 @@ def find_turn(rendering: Rendering, message: int) -> Turn:
         raise _unproved(message, "the prompt before this turn is no beginning of the rendered conversation")
     end = _end(rendering, message, behind, calls)
     if not calls and finish is not None:
-        _check_tail(rendering, message, rendering.text[finish : end.start()], content)
-    _check_calls(message, fields, rendering.text[behind : end.start()])
-    start = end.start()  # of a turn without any text, its end is trained
+        _check_tail(rendering, message, rendering.text[finish : end.start], content)
+    _check_calls(message, fields, rendering.text[behind : end.start])
+    start = end.start  # of a turn without any text, its end is trained
     if begin is not None and not _reasons_first(rendering, fields, prompt_end, begin):
         start = _with_leading_space(rendering, content, begin, prompt_end)
     elif prompt_end is not None and (content.strip() or calls or reasoning_of(fields)):
         start = prompt_end  # what the template took apart (reasoning) or put into words (a call) is the model's
-    return Turn(message, prompt_end, start, end.start(), end.end())
+    return Turn(message, prompt_end, start, end.start, end.end)
 
 
 def _unproved(message: int, reason: str) -> TokensError:
@@ -97,7 +100,7 @@ def _search(rendering: Rendering, message: int, text: str, prompt_end: int | Non
     if prompt_end is None:
         return None, None
     end = _end(rendering, message, prompt_end, calls=False)
-    turn = rendering.text[prompt_end : end.start()]
+    turn = rendering.text[prompt_end : end.start]
     if turn.count(text) != 1:
         raise _unproved(message, "the chat template does not write the assistant's text as it is")
     begin = prompt_end + turn.index(text)
@@ -112,19 +115,20 @@ def _kept(rendering: Rendering, message: int, content: str, finish: int) -> int:
     raise _unproved(message, "the chat template rewrites the assistant's text")
 
 
-def _end(rendering: Rendering, message: int, behind: int, calls: bool) -> re.Match[str]:
+def _end(rendering: Rendering, message: int, behind: int, calls: bool) -> Control:
     """Return the first end-of-turn token at or behind a position, before the text of the next message."""
     if not rendering.habits.turn_ends:
         what = "the chat template ends no turn with a special token, or hides where"
         raise TokensError(what, fix=_NO_END)
     allowed = rendering.habits.turn_ends | (rendering.declared_ends if calls else frozenset())
-    end = next((match for match in rendering.controls if match.start() >= behind and match[0] in allowed), None)
+    first = bisect_left(rendering.controls, behind, key=_START)
+    end = next((control for control in islice(rendering.controls, first, None) if control.token in allowed), None)
     limit = rendering.found.next_start(behind, message)
-    if end is None or (limit is not None and end.start() > limit):
+    if end is None or (limit is not None and end.start > limit):
         what = f"messages[{message}]: the chat template ends this turn with no end-of-turn token"
         raise TokensError(what, fix=_NO_END)
     unseen = message + 1 < len(rendering.messages) and message + 1 not in rendering.found.starts
-    if calls and unseen and not _comes_before(rendering, message + 1, end.end()):
+    if calls and unseen and not _comes_before(rendering, message + 1, end.end):
         raise _unproved(message, "the chat template rewrites what follows the call")
     return end
 
@@ -175,7 +179,7 @@ def _with_leading_space(rendering: Rendering, content: str, begin: int, prompt_e
 
 def _heads_end(rendering: Rendering, before: int) -> Iterator[int]:
     """Yield where a reply can begin behind the last control token, after the longest of the usual heads first."""
-    last = max((match.end() for match in rendering.controls if match.end() <= before), default=0)
+    last = max((control.end for control in rendering.controls if control.end <= before), default=0)
     for head in sorted(rendering.habits.heads, key=len, reverse=True):
         if rendering.text.startswith(head, last, before):
             yield last + len(head)

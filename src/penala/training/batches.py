@@ -2,14 +2,16 @@
 
 import random
 from array import array
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import overload
 
-import msgspec
+import numpy as np
 
-from penala.errors import TrainingError
+from penala.errors import TokensError, TrainingError
+from penala.tokens.prepared import PreparedRows
 
 IGNORED = -100
 
@@ -23,18 +25,6 @@ class Document:
 
     ids: "array[int]"
     labels: "array[int]"
-
-    @classmethod
-    def from_row(cls, row: Mapping[str, Sequence[int]], *, where: str | None = None) -> "Document":
-        """Read {"input_ids": [...], "labels": [...]}; raise TrainingError for labels that are not a mask of the ids."""
-        ids, labels = array("i", row["input_ids"]), array("i", row["labels"])
-        if len(ids) != len(labels):
-            raise TrainingError(f"{len(ids)} input_ids but {len(labels)} labels", where=where, fix="prepare it again")
-        for position, (token, label) in enumerate(zip(ids, labels, strict=True)):
-            if label not in (IGNORED, token):
-                what = f"labels[{position}] is {label}, neither -100 nor input_ids[{position}] = {token}"
-                raise TrainingError(what, where=where, fix="prepare the data again")
-        return cls(ids, labels)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -54,26 +44,63 @@ class Document:
         return self.supervised[-1] if self.supervised else 0
 
 
-class _Row(msgspec.Struct):
-    input_ids: list[int]
-    labels: list[int]
+class Documents(Sequence[Document]):
+    """The documents of a prepared split. Each is made when it is looked at, so that no split is held in memory."""
+
+    def __init__(self, rows: PreparedRows) -> None:
+        self._rows = rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @overload
+    def __getitem__(self, number: int) -> Document: ...
+    @overload
+    def __getitem__(self, number: slice) -> list[Document]: ...
+    def __getitem__(self, number: int | slice) -> Document | list[Document]:
+        if isinstance(number, slice):
+            return [self[n] for n in range(*number.indices(len(self)))]
+        found, supervised = self._rows.row(range(len(self))[number])
+        ids = array("i", found.tobytes())
+        labels = array("i", [IGNORED]) * len(ids)
+        places = supervised.tolist()
+        for start, stop in zip(places[::2], places[1::2], strict=True):
+            labels[start:stop] = ids[start:stop]
+        return Document(ids, labels)
+
+    @cached_property
+    def num_supervised(self) -> int:
+        """Positions that are predicted, of all documents."""
+        total = 0
+        for _, places in self._rows.supervised:
+            total += int((places[1::2] - np.maximum(places[::2], 1)).sum())  # nothing comes before the first position
+        return total
+
+    @cached_property
+    def num_rows(self) -> list[int]:
+        """`num_rows` of each document."""
+        found: list[int] = []
+        for borders, places in self._rows.supervised:
+            lasts = np.zeros(len(borders) - 1, np.int32)
+            has_any = borders[1:] > borders[:-1]
+            lasts[has_any] = places[borders[1:][has_any] - 1] - 1
+            found += lasts.tolist()
+        return found
 
 
-def read_documents(path: Path) -> list[Document]:
-    """Read a prepared split, one JSON object a line; raise TrainingError that names the file and the line."""
-    decode = msgspec.json.Decoder(_Row).decode
-    documents = []
+def read_documents(path: Path) -> Documents:
+    """Open a prepared split; raise TrainingError that names the file and the row."""
     try:
-        with path.open("rb") as lines:
-            for number, line in enumerate(lines, start=1):
-                row = decode(line)
-                where = f"{path}:{number}"
-                documents.append(Document.from_row({"input_ids": row.input_ids, "labels": row.labels}, where=where))
-    except FileNotFoundError:
-        raise TrainingError("there is no such file", where=str(path), fix="prepare the data again") from None
-    except msgspec.MsgspecError as error:
-        raise TrainingError(str(error), where=f"{path}:{len(documents) + 1}", fix="prepare the data again") from None
-    return documents
+        return Documents(PreparedRows(path))
+    except TokensError as error:
+        raise TrainingError(error.what, where=error.where, fix=error.fix) from None
+
+
+def rows_of(documents: Sequence[Document]) -> list[int]:
+    """Return `num_rows` of each document."""
+    if isinstance(documents, Documents):
+        return documents.num_rows
+    return [document.num_rows for document in documents]
 
 
 def epoch_steps(num_documents: int, effective_batch: int, *, seed: int, epoch: int) -> list[list[int]]:
@@ -87,22 +114,23 @@ def epoch_steps(num_documents: int, effective_batch: int, *, seed: int, epoch: i
 
 
 def micro_batches(
-    documents: Iterable[Document], *, max_tokens: int, padded: bool = False, max_documents: int | None = None
+    documents: Sequence[Document], *, max_tokens: int, padded: bool = False, max_documents: int | None = None
 ) -> Iterator[list[Document]]:
     """Cut the documents of a step into micro-batches of at most `max_tokens` rows, longest documents first.
 
     The sum over the micro-batches is the same for every cut; a document longer than the limit goes alone. With
     `padded`, each document costs as many rows as the longest beside it.
     """
-    batch: list[Document] = []
+    lengths = rows_of(documents)
+    batch: list[int] = []
     rows = 0
-    for document in sorted(documents, key=lambda document: -document.num_rows):
-        cost = batch[0].num_rows if padded and batch else document.num_rows
+    for number in sorted(range(len(documents)), key=lambda number: -lengths[number]):
+        cost = lengths[batch[0] if padded and batch else number]
         if batch and (rows + cost > max_tokens or len(batch) == max_documents):
-            yield batch
+            yield [documents[n] for n in batch]
             batch, rows = [], 0
-            cost = document.num_rows
-        batch.append(document)
+            cost = lengths[number]
+        batch.append(number)
         rows += cost
     if batch:
-        yield batch
+        yield [documents[n] for n in batch]

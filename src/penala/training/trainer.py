@@ -7,9 +7,10 @@ import resource
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from itertools import chain
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -18,8 +19,9 @@ import torch
 
 from penala.basemodel.folder import count_parameters, read_json
 from penala.errors import TrainingError
+from penala.tokens.prepared import split_file
 from penala.training import checkpoints
-from penala.training.batches import Document, epoch_steps, micro_batches, read_documents
+from penala.training.batches import Document, Documents, epoch_steps, micro_batches, read_documents
 from penala.training.estimate import (
     MicroBatches,
     Sizes,
@@ -50,9 +52,9 @@ def train(prepared: Path, model: Path, out: Path, settings: FinetuneSettings, re
     without padding, seconds of the training steps alone, loss in nats over the supervised tokens of the last epoch.
     Raises TrainingError; SystemExit 143 after a SIGTERM, with a checkpoint of the step that was running.
     """
-    documents = read_documents(prepared / "train.jsonl")
+    documents = read_documents(split_file(prepared, "train"))
     if not documents:
-        raise TrainingError("there is no row to train on", where=str(prepared / "train.jsonl"))
+        raise TrainingError("there is no row to train on", where=str(split_file(prepared, "train")))
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -64,9 +66,9 @@ def train(prepared: Path, model: Path, out: Path, settings: FinetuneSettings, re
         report({"event": "note", "text": note})
     if not opened.adapter:
         raise TrainingError(f"LoRA finds none of {', '.join(lora.targets)} in this model", where=str(model))
-    validation = prepared / "validation.jsonl"
+    validation = split_file(prepared, "validation")
     held_out = read_documents(validation) if validation.is_file() else []
-    identity = _identity(model, [*documents, *held_out], settings)
+    identity = _identity(model, chain(documents, held_out), settings)
     run = Run(documents, held_out, opened, out, settings, report, cut=cut, identity=identity)
     run.to_the_end()
     report({"event": "note", "text": "merging the adapter into the weights"})
@@ -75,7 +77,7 @@ def train(prepared: Path, model: Path, out: Path, settings: FinetuneSettings, re
     return run.figures()
 
 
-def _identity(model: Path, documents: Sequence[Document], settings: FinetuneSettings) -> str:
+def _identity(model: Path, documents: Iterable[Document], settings: FinetuneSettings) -> str:
     """Return a digest of what decides the numbers of a run, so that no checkpoint of another run is gone on from."""
     digest = hashlib.sha256((model / "config.json").read_bytes())
     digest.update(json.dumps(asdict(settings), sort_keys=True).encode())
@@ -84,17 +86,16 @@ def _identity(model: Path, documents: Sequence[Document], settings: FinetuneSett
     return digest.hexdigest()
 
 
-def _announce(documents: Sequence[Document], model: Path, settings: FinetuneSettings, report: Report) -> MicroBatches:
+def _announce(documents: Documents, model: Path, settings: FinetuneSettings, report: Report) -> MicroBatches:
     """Tell what the run will take, refuse what cannot fit, and return how its steps are cut into micro-batches."""
     config = read_json(model / "config.json")
     sizes = Sizes.of(config, count_parameters(model))
     number = bytes_a_number(settings.precision)
     steps = settings.num_steps(len(documents))
     passes = steps / settings.steps_per_epoch(len(documents))
-    rows = [document.num_rows for document in documents]
-    supervised = sum(document.num_supervised for document in documents)
+    rows, supervised = documents.num_rows, documents.num_supervised
     if supervised == 0:
-        raise TrainingError("no token is supervised", where="train.jsonl", fix="prepare conversations with assistants")
+        raise TrainingError("no token is supervised", where="train.arrow", fix="prepare conversations with assistants")
     fast = isinstance(LlamaShape.of(config), LlamaShape)
     cut = MicroBatches.plan(sizes, rows, settings.effective_batch, bytes_a_number=number, fast=fast)
     adapter = 2 * settings.lora_r * (6 * sizes.hidden + 3 * sizes.feed_forward) * sizes.layers
