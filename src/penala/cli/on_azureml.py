@@ -23,7 +23,7 @@ from penala.errors import UsageError, WorkspaceError
 if TYPE_CHECKING:
     from penala.azure.remote.base_model import Components
     from penala.azure.remote.nouns import RemoteEndpoints, RemoteWorkspace
-    from penala.azure.remote.preflight import RemotePlan
+    from penala.azure.remote.plan import RemotePlan
     from penala.azure.remote.target import Target
     from penala.recipe import Recipe
     from penala.workspace.endpoints import Endpoints
@@ -126,19 +126,20 @@ def run(asked: Asked, cache: Callable[[], Path]) -> dict[str, Any] | None:
 
 def _checked(asked: Asked, recipe: "Recipe", cache: Callable[[], Path]) -> "RemotePlan":
     """Do every check, the local ones before the sign-in; say what is to be told and what will be billed."""
-    from penala.azure.remote import preflight
     from penala.azure.remote.connection import Connection
+    from penala.azure.remote.offline import check_here
+    from penala.azure.remote.preflight import check_there
     from penala.azure.remote.target import of_recipe
 
     say(f"checking {asked.file}")
     where = target(asked.place) if "=" in asked.place else of_recipe(recipe)
     with fetching("Fetching conversations") as report:
         kept = None if asked.dry_run else cache
-        here = preflight.check_here(recipe, asked.components, deploy=asked.deploy, cache=kept, report=report)
+        here = check_here(recipe, asked.components, deploy=asked.deploy, cache=kept, report=report)
     say(f"signing in to {where}")
     connection = Connection(where, interactive=sys.stdin.isatty())
     sent = asked.job is not None
-    plan = preflight.check_there(connection, recipe, here, asked.components, deploy=asked.deploy, sent=sent)
+    plan = check_there(connection, recipe, here, asked.components, deploy=asked.deploy, sent=sent)
     for line in (*plan.notes, *(f"cost: {line}" for line in plan.costs)):
         say(line)
     return plan

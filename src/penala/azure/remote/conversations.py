@@ -107,10 +107,10 @@ def _written(
     rows: dict[str, Any] = {name: one.conversations for name, one in checked.files.items()}
     notes = ["written as JSON lines before they are sent"]
     if components == "azureml" and "train" in rows:
-        wanted = {
-            name: "none" if name in checked.assets else getattr(recipe.conversations, name) for name in SPLITS[1:]
-        }
-        splits = cut(checked.files["train"], **wanted | {name: checked.files[name] for name in rows if name != "train"})
+        specs: dict[str, Any] = {name: getattr(recipe.conversations, name) for name in SPLITS[1:]}
+        specs |= dict.fromkeys(checked.assets, "none")
+        specs |= {name: one for name, one in checked.files.items() if name in specs}
+        splits = cut(checked.files["train"], **specs)
         rows = {name: part for name in SPLITS if (part := getattr(splits, name))}
         notes = [f"{notes[0]}: {splits.note}"]
     for name, part in rows.items():

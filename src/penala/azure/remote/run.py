@@ -7,7 +7,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from penala.azure.remote import serve, submit
-from penala.azure.remote.preflight import RemotePlan
+from penala.azure.remote.plan import RemotePlan
 from penala.errors import JobError, PenalaError
 from penala.recipe import Recipe
 from penala.workspace.events import Event

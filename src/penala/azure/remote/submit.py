@@ -16,7 +16,7 @@ from azure.core.exceptions import AzureError
 
 from penala.azure.remote import conversations
 from penala.azure.remote.own_components import write_components
-from penala.azure.remote.preflight import RemotePlan
+from penala.azure.remote.plan import RemotePlan
 from penala.azure.remote.reasons import during, state_text
 from penala.errors import JobError, WorkspaceError
 from penala.recipe import Recipe
