@@ -3,7 +3,7 @@
 MLflow's import costs seconds, so nothing else imports it. Its store is sqlite:///WORKSPACE/mlflow.db; `mlflow ui` works
 on it. The job is a run, each of its steps a child run (the step of a command job is the job's own run); they are there
 before a step of the user's starts, whose script logs into its run. What our steps report is logged as it comes, and
-all metrics of the steps stand on the job's run too. The model version gets a version of MLflow's own numbering, with
+the metrics of completed steps stand on the job's run too. The model version gets a version of MLflow's own numbering, with
 ours as tag `penala.version` and alias.
 
 The process goes by the store alone, so it may be killed and started again at any moment: a run is known by its tags,
@@ -175,7 +175,7 @@ class _Job:
             done = {step.name for step in steps if step.status == "Completed"}
             for step in steps:
                 if step.status != "NotStarted" or feeders(self.steps[step.name]) <= done:
-                    self._follow(step, last)
+                    self._follow(step)
             if status == "CancelRequested" and not cancelled:
                 cancelled = True
                 self._expect_cancel(steps)
@@ -242,7 +242,7 @@ class _Job:
         self.store.update(StepRow, {"job": self.name, "name": row.name, "attempt": row.attempt}, run=run)
         return run
 
-    def _follow(self, row: StepRow, last: bool) -> None:
+    def _follow(self, row: StepRow) -> None:
         """Bring a step's run up to date."""
         if row.status == "Canceled" and row.attempt == 0:
             return  # it never ran
@@ -254,7 +254,7 @@ class _Job:
         if row.status in ENDED:
             self._log((self.root, run), curve.figures(row))
             if run != self.root:
-                if row.status == "Completed" or last:
+                if row.status == "Completed":
                     self._write(self.root, list(self._written(run)))
                 self.client.set_terminated(run, _STATES[row.status], _millis(row.ended))
             self.closed.add(row.name)
