@@ -53,10 +53,6 @@ def test_the_template_is_a_recipe(tmp_path):
         ({"finetuning": {"num_train_epochs": 0}}, r"finetuning.num_train_epochs: is 0; use 1 or more"),
         ({"finetuning": {"lr_scheduler_type": "cosin"}}, r"did you mean 'cosine'\?"),
         ({"finetuning": {"learning_rate": 0}}, r"finetuning.learning_rate: is 0.0; use a number above 0"),
-        (
-            {"finetuning": {"apply_lora": False}},
-            r"finetuning.apply_lora: is false, and training all weights cannot run",
-        ),
         ({"finetuning": {"apply_lora": False, "lora_r": 4}}, r"finetuning.apply_lora: is false beside lora_r"),
         ({"finetuning": {"train_file_path": "x"}}, r"is not set here; say it under conversations.train"),
         ({"finetuning": {"compute_finetune": "x"}}, r"is a compute, data or task input"),
@@ -118,10 +114,9 @@ def test_each_input_is_used_or_refused_by_name(name):
 
     spec = component_inputs(PIPELINE)[name]
     other = next((value for value in spec.enum if value != spec.default), None) or (7 if spec.type != "string" else "x")
-    other = "false" if name == "apply_lora" else other
     problems = [str(problem) for problem in finetuning_problems({name: other})]
 
-    used = name in finetuning_inputs() and name in used_inputs() and name != "apply_lora"
+    used = name in finetuning_inputs() and name in used_inputs()
     if used:
         assert problems == []
     else:

@@ -25,6 +25,7 @@ OUR_DEFAULTS: Mapping[str, Any] = {
     "precision": "16",
     "save_total_limit": 1,
 }
+FOR_LORA = frozenset({"lora_r", "lora_alpha", "learning_rate"})  # ten times what training all weights bears
 # Inputs of the pipeline that a recipe says elsewhere: name -> where
 SAID_ELSEWHERE: Mapping[str, str] = {
     "train_file_path": "conversations.train",
@@ -321,9 +322,9 @@ def finetuning_problems(given: Mapping[str, Any]) -> list[RecipeError]:
             _check_setting(name, value)
         except RecipeError as error:
             problems.append(RecipeError(error.what, where=f"finetuning.{name}", fix=error.fix))
-    if not problems and str(given.get("apply_lora", "true")).lower() == "false":
-        beside = [name for name in given if name.startswith("lora_")]
-        what = f"is false beside {', '.join(beside)}" if beside else "is false, and training all weights cannot run yet"
+    beside = [name for name in given if name.startswith("lora_")]
+    if not problems and beside and str(given.get("apply_lora", "true")).lower() == "false":
+        what = f"is false beside {', '.join(beside)}"
         problems.append(RecipeError(what, where="finetuning.apply_lora", fix="leave it out or set it to true"))
     return problems
 
@@ -361,15 +362,17 @@ def resolve_finetuning(given: Mapping[str, Any], model_defaults: Mapping[str, An
         elif name not in given:
             try:
                 _check_setting(name, value)
-                if name == "apply_lora" and finetuning_problems({name: value}):
-                    raise RecipeError("training all weights cannot run yet")
+                if name == "apply_lora" and finetuning_problems({**given, name: value}):
+                    raise RecipeError("the recipe sets LoRA's inputs")
             except RecipeError as error:
                 notes.append(f"the model's default {name} = {value}: {error}; the default stays")
             else:
                 from_model[name] = value
     settings = []
+    whole = str(given.get("apply_lora", from_model.get("apply_lora", "true"))).lower() == "false"
+    ours = {name: value for name, value in OUR_DEFAULTS.items() if not (whole and name in FOR_LORA)}
     for name, spec in allowed.items():
-        sources = (("you", given), ("model", from_model), ("penala", OUR_DEFAULTS), ("component", {name: spec.default}))
+        sources = (("you", given), ("model", from_model), ("penala", ours), ("component", {name: spec.default}))
         source, value = next((source, values[name]) for source, values in sources if name in values)
         parsed = None if value is None else spec.parse(value, where=f"finetuning.{name}")
         settings.append(Setting(name, parsed, source, spec.description))

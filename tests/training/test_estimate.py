@@ -29,7 +29,7 @@ def test_the_sizes_of_smollm2_are_counted():
 def test_a_larger_model_needs_more():
     """3.8 billion parameters in float32 do not fit into 16 GB, 135 million do."""
     assert memory_needed(3_821_079_552, "32") > 16e9
-    assert memory_needed(134_515_008, "32", adapter=5_000_000) < 4e9
+    assert memory_needed(134_515_008, "32", trained=5_000_000) < 4e9
 
 
 def test_this_machine_has_memory():
@@ -63,7 +63,7 @@ def test_rows_of_8000_tokens_train_within_16_gb():
     cut = plan([8000, 8000, 300])
 
     assert cut.max_tokens < cut.recompute_above < 8000
-    assert memory_needed(134_515_008, "32", adapter=5_000_000, activations=cut.largest_bytes) < 6e9
+    assert memory_needed(134_515_008, "32", trained=5_000_000, activations=cut.largest_bytes) < 6e9
 
 
 @pytest.mark.usefixtures("sixteen_gb")

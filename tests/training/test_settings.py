@@ -34,7 +34,6 @@ def test_the_effective_batch_is_that_of_all_devices(inputs, batch, steps):
     ("inputs", "error", "message"),
     [
         ({"learning_rate": 0}, TrainingError, "learning_rate: is 0.0; use a number above 0"),
-        ({"apply_lora": "false"}, TrainingError, "apply_lora: training all weights cannot run yet"),
         ({"lora_r": 0}, TrainingError, "lora_r: is 0; use 1 or more"),
         ({"lora_dropout": 1.0}, TrainingError, "lora_dropout: is 1.0"),
         ({"lr_scheduler_type": "banana"}, RecipeError, "use linear, cosine"),

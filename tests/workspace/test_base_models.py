@@ -90,14 +90,17 @@ def test_a_publishers_defaults_run_and_those_that_cannot_are_named(workspace, mo
 
 
 @pytest.mark.parametrize("value", ["false", False, "False"])
-def test_a_default_that_would_fail_in_training_is_named_before(workspace, model, value):
-    """Phi-3-medium's tags turn LoRA off, which cannot run yet: LoRA stays, and that is said."""
+def test_a_default_that_turns_lora_off_is_heeded_unless_the_recipe_sets_lora(workspace, model, value):
+    """Phi-3-medium's tags turn LoRA off: all weights are trained, at a rate for that. A rank of yours turns it on."""
     entry = workspace.models.add("kopi-base", str(model), tags={"model_specific_defaults": {"apply_lora": value}})
 
     settings, told = resolve_finetuning({}, entry.model_defaults)
+    own, said = resolve_finetuning({"lora_r": 4}, entry.model_defaults)
 
-    assert {setting.name: setting.value for setting in settings}["apply_lora"] == "true"
-    assert told == [f"the model's default apply_lora = {value}: training all weights cannot run yet; the default stays"]
+    values = {setting.name: setting.value for setting in settings}
+    assert (values["apply_lora"], values["learning_rate"], told) == ("false", 2e-5, [])
+    assert {setting.name: setting.value for setting in own}["apply_lora"] == "true"
+    assert said == [f"the model's default apply_lora = {value}: the recipe sets LoRA's inputs; the default stays"]
 
 
 def test_a_defaults_tag_that_cannot_be_read_is_refused_at_once(workspace, model):

@@ -550,14 +550,6 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "too long": ({"command": "ls ${{inputs.a}}", "inputs": {"a": "x" * 131072}}, "longer than 131071 bytes"),
     "no value": ('command: ls ${{inputs.a}}\ninputs: {a: "\\0"}', "holds a NUL character"),
     "asset name": ({"command": "ls", "outputs": {"o": {"name": "a:b"}}}, "outputs.o: .*is no name of an asset"),
-    "all weights": (
-        {
-            "type": "pipeline",
-            "component": "azureml:chat_completion_pipeline@latest",
-            "inputs": {"train_file_path": {"path": "words.txt"}, "catalogue_model": "SmolLM2-135M-Instruct"},
-        },
-        "chat_completion_finetune.apply_lora: training all weights cannot run yet; set apply_lora to true",
-    ),
     "not honoured": (
         {
             "type": "pipeline",

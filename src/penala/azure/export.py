@@ -16,8 +16,7 @@ from penala.errors import UsageError
 from penala.inputs import PIPELINE, component_inputs
 from penala.recipe import AzureML, Recipe
 from penala.workspace.client import Workspace
-from penala.workspace.run import _inputs as pipeline_inputs
-from penala.workspace.run import preflight
+from penala.workspace.run import pipeline_inputs, preflight
 from penala.workspace.sizes import find_size
 
 INSTANCE = "Standard_DS4_v2"  # where the recipe names no size for its deployment

@@ -17,7 +17,7 @@ FOREIGN_ACTIVATIONS = 2.5  # transformers + PEFT keep so many times what the fas
 HEAP_SHARE = 1.35  # of the activations: the heap between them; 1.26 was measured with rows of up to 4,492 tokens
 LOGITS_BYTES = 0.2e9  # a chunk of logits with its gradient
 PROCESS_BYTES = 0.6e9  # Python with torch, and the allocator's reserve
-ADAPTER_BYTES = 16  # a float32 master, its gradient and two moments
+TRAINED_BYTES = 16  # a float32 master, its gradient and two moments
 SPEED_SHARE = 0.65  # of the bare matrix product's speed, measured for whole steps
 SMALLEST_MICRO_BATCH = 256  # tokens; below, products lose their speed
 _PROBE_S = 0.2
@@ -77,15 +77,15 @@ def has_bf16() -> bool:
     return any(BF16_FLAGS & set(line.partition(":")[2].split()) for line in lines if line.startswith("flags"))
 
 
-def memory_needed(parameters: int, precision: str, *, adapter: int = 0, activations: float = ACTIVATION_BYTES) -> float:
+def memory_needed(parameters: int, precision: str, *, trained: int = 0, activations: float = ACTIVATION_BYTES) -> float:
     """Return the bytes that training needs at most.
 
-    `parameters` and `adapter` are counts, `activations` the bytes of the largest micro-batch. The merged weights of a
-    shard are written while the model is still held.
+    `parameters` and, of these or beside them, `trained` ones are counts, `activations` the bytes of the largest
+    micro-batch. The merged weights of a shard are written while the model is still held.
     """
     weights = parameters * bytes_a_number(precision)
     shard = min(parameters * 4.0, 5e9)
-    return weights + adapter * ADAPTER_BYTES + max(activations * HEAP_SHARE + LOGITS_BYTES, shard) + PROCESS_BYTES
+    return weights + trained * TRAINED_BYTES + max(activations * HEAP_SHARE + LOGITS_BYTES, shard) + PROCESS_BYTES
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,13 +152,13 @@ def _group_used() -> float:
         return 0.0
 
 
-def seconds_needed(sizes: Sizes, precision: str, tokens: int, supervised: int) -> float:
+def seconds_needed(sizes: Sizes, precision: str, tokens: int, supervised: int, *, whole: bool = False) -> float:
     """Return how long training on so many tokens takes, by the speed of a matrix product on this machine right now.
 
-    Forward and backward through frozen weights are two products each, two operations a weight; the output head works
-    on supervised tokens only.
+    Forward and backward through a frozen weight are a product each, two operations a weight, and the gradient of a
+    weight that is trained is a third; the output head works on supervised tokens only.
     """
-    operations = 4.0 * sizes.linear * tokens + 4.0 * sizes.head * supervised
+    operations = (6.0 if whole else 4.0) * (sizes.linear * tokens + sizes.head * supervised)
     return operations / (_operations_a_second(sizes.hidden, precision) * SPEED_SHARE)
 
 

@@ -12,7 +12,7 @@ from torch.nn import Parameter, functional
 
 from penala.errors import ModelError, TrainingError
 from penala.training.batches import IGNORED, Document
-from penala.training.lora import LoraSpec
+from penala.training.lora import LoraSpec, with_delta
 
 _PREFIX = "base_model.model."
 
@@ -28,9 +28,7 @@ class Generic:
         Raises ModelError when weights are missing or misshaped, TrainingError when LoRA finds no layer.
         """
         self.dtype, self.lora = dtype, lora
-        model: Any = _load(folder, dtype)
-        # logits only where a token is supervised, where the architecture can do so
-        self._keeps_logits = "logits_to_keep" in inspect.signature(model.forward).parameters
+        model: Any = load(folder, dtype)
         model.requires_grad_(False)
         self._adapter: dict[str, Parameter] = {}
         if lora is not None:
@@ -86,6 +84,10 @@ class Generic:
         added: Tensor = layer.get_delta_weight("default").detach().float()
         return added
 
+    def tuned(self, name: str, stored: Tensor) -> Tensor:
+        """Return the stored weight `name` with the adapter's share, in its stored dtype."""
+        return with_delta(stored, self.delta(name))
+
     def loss_sum(self, documents: Sequence[Document], *, training: bool = True, recompute: bool = False) -> Tensor:
         """Return the cross entropy summed over the supervised tokens of the documents, in nats (float64 scalar)."""
         self._model.train(training)
@@ -101,7 +103,8 @@ class Generic:
             mask[row, : document.num_rows] = 1
             targets[row, : document.num_rows] = torch.tensor(document.labels[1 : document.num_rows + 1])
         options: dict[str, Tensor] = {}
-        if self._keeps_logits:
+        # logits only where a token is supervised, where the architecture can do so
+        if "logits_to_keep" in inspect.signature(self._model.forward).parameters:
             columns = (targets != IGNORED).any(dim=0).nonzero().flatten()
             options, targets = {"logits_to_keep": columns}, targets[:, columns]
         logits = self._model(input_ids=ids, attention_mask=mask, use_cache=False, **options).logits
@@ -122,7 +125,7 @@ def _switch_recompute(model: Any, on: bool) -> None:
         getattr(model, f"{kind}_checkpointing_disable")()
 
 
-def _load(folder: Path, dtype: torch.dtype) -> Any:
+def load(folder: Path, dtype: torch.dtype) -> Any:
     """Read a model with transformers; raise ModelError rather than make up a weight."""
     from transformers import AutoModelForCausalLM
 

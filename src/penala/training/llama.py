@@ -18,7 +18,7 @@ from torch.utils.checkpoint import checkpoint
 from penala.training.attention import Angles, Heads, attend
 from penala.training.batches import Document
 from penala.training.layout import Layout, lay_out
-from penala.training.lora import FusedLinear, LoraSpec
+from penala.training.lora import FusedLinear, LoraSpec, with_delta
 
 # Logits are made for so many bytes at a time
 LOGITS_BYTES = 64 << 20
@@ -173,6 +173,10 @@ class Llama:
                 if name == f"{branch.name}.weight":
                     return linear.scale * (branch.b.detach() @ branch.a.detach())
         raise KeyError(name)
+
+    def tuned(self, name: str, stored: Tensor) -> Tensor:
+        """Return the stored weight `name` with the adapter's share, in its stored dtype."""
+        return with_delta(stored, self.delta(name))
 
     def loss_sum(self, documents: Sequence[Document], *, training: bool = True, recompute: bool = False) -> Tensor:
         """Return the cross entropy summed over the supervised tokens of the documents, in nats (float64 scalar).

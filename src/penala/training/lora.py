@@ -133,6 +133,11 @@ class _FusedLora(torch.autograd.Function):
         return d_x, None, None, *gradients
 
 
+def with_delta(stored: Tensor, delta: Tensor) -> Tensor:
+    """Return `stored + delta`, summed in float32, in the dtype of `stored`."""
+    return (stored.float() + delta).to(stored.dtype)
+
+
 def _spans(sizes: Mapping[str, int]) -> dict[str, slice]:
     """Return where each part lies when parts of these sizes are put side by side."""
     spans, start = {}, 0

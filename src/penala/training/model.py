@@ -1,6 +1,6 @@
 """Open a model folder for training: the fast path where it computes just what transformers would, else that."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -21,24 +21,24 @@ SKIPPED_NOTE = "the fast path does not know this model's {reason}: transformers 
 
 
 class Model(Protocol):
-    """A model with frozen weights and, with LoRA, a float32 adapter to train."""
+    """A model with float32 parameters to train: a LoRA adapter beside frozen weights, or all weights."""
 
     padded: bool  # whether a micro-batch is as wide as its longest document
     dtype: torch.dtype
 
     def reset_adapter(self, seed: int) -> None:
-        """Start the adapter anew."""
+        """Start the adapter, if there is one, anew."""
 
     @property
     def adapter(self) -> Mapping[str, Parameter]:
-        """The trainable parameters under PEFT's names."""
+        """The trainable parameters, an adapter's under PEFT's names."""
 
     @property
     def adapted(self) -> frozenset[str]:
-        """The names of the stored weights that the adapter changes."""
+        """The names of the stored weights that training changes."""
 
-    def delta(self, name: str) -> Tensor:
-        """Return what the adapter adds to the stored weight `name`, in float32."""
+    def tuned(self, name: str, stored: Tensor) -> Tensor:
+        """Return the stored weight `name` as training left it, in its stored dtype."""
 
     def loss_sum(self, documents: Sequence[Document], *, training: bool = True, recompute: bool = False) -> Tensor:
         """Return the cross entropy summed over the supervised tokens, in nats."""
@@ -62,6 +62,17 @@ def open_model(folder: Path, lora: LoraSpec | None, dtype: torch.dtype) -> tuple
         what = f"LoRA trains {lost[0]}, which the stored weights do not name so: it could not be merged"
         raise TrainingError(what, where=str(folder), fix="leave that layer out of lora_target_modules")
     return model, SKIPPED_NOTE.format(reason=reason)
+
+
+def open_whole(folder: Path, dtype: torch.dtype) -> Model:
+    """Return the model of `folder` with every weight to train; the arithmetic is of `dtype`, the weights float32."""
+    from penala.training.whole import Whole
+
+    model = Whole(folder, dtype)
+    if lost := sorted(set(model.adapter) - set(StoredWeights(folder).names)):
+        what = f"the model trains {lost[0]}, which the stored weights do not name so: it could not be written"
+        raise TrainingError(what, where=str(folder), fix="set apply_lora to true")
+    return model
 
 
 def _odd_weight(shape: LlamaShape, folder: Path) -> str | None:
@@ -123,11 +134,3 @@ def lora_spec(folder: Path, r: int, alpha: float, dropout: float) -> LoraSpec:
     elif isinstance(targets, str):  # PEFT reads any other text as a regular expression
         raise TrainingError(f"lora_target_modules is {targets!r}", where=str(file), fix="write a list of layer names")
     return LoraSpec(r, alpha, dropout, tuple(targets))
-
-
-def merged(weight: Callable[[str], Tensor], model: Model, name: str) -> Tensor:
-    """Return the stored weight `name` with the adapter's share added in float32, in its stored dtype."""
-    stored = weight(name)
-    if name not in model.adapted:
-        return stored
-    return (stored.float() + model.delta(name)).to(stored.dtype)

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from penala.basemodel.folder import link, model_files, weight_files
 from penala.errors import TrainingError
-from penala.training.model import Model, StoredWeights, merged
+from penala.training.model import Model, StoredWeights
 from penala.training.settings import FinetuneSettings
 
 ADAPTER_FOLDER = "peft_adapter_weights"
@@ -39,17 +39,19 @@ def _write(base: Path, prepared: Path, out: Path, model: Model, settings: Finetu
             link(base / name, out / name)
     for name in sorted(shards):
         _write_shard(base, name, out, model)
-    _write_adapter(base, out / ADAPTER_FOLDER, model, settings)
+    if settings.apply_lora:
+        _write_adapter(base, out / ADAPTER_FOLDER, model, settings)
     if (prepared / LOCK).is_file():
-        for folder in (out, out / ADAPTER_FOLDER):
+        for folder in (out, out / ADAPTER_FOLDER) if settings.apply_lora else (out,):
             (folder / LOCK).write_bytes((prepared / LOCK).read_bytes())
     _write_json(out / "finetune_args.json", asdict(settings))
 
 
 def _write_shard(base: Path, name: str, out: Path, model: Model) -> None:
     stored = StoredWeights(base)
-    tensors = {tensor: merged(stored, model, tensor).contiguous() for tensor in stored.in_file(name)}
-    save_file(tensors, out / name, metadata={"format": "pt"})
+    tensors = {tensor: stored(tensor) for tensor in stored.in_file(name)}
+    tensors |= {tensor: model.tuned(tensor, tensors[tensor]) for tensor in tensors.keys() & model.adapted}
+    save_file({tensor: tensors[tensor].contiguous() for tensor in tensors}, out / name, metadata={"format": "pt"})
 
 
 def _write_adapter(base: Path, folder: Path, model: Model, settings: FinetuneSettings) -> None:

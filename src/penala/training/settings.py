@@ -59,8 +59,6 @@ class FinetuneSettings:
         return cls(**values)
 
     def __post_init__(self) -> None:
-        if not self.apply_lora:
-            raise TrainingError("training all weights cannot run yet", where="apply_lora", fix="set apply_lora to true")
         if not self.learning_rate > 0:
             raise TrainingError(f"is {self.learning_rate}", where="learning_rate", fix="use a number above 0")
         for name in ("lora_r", "gradient_accumulation_steps", "eval_steps", "logging_steps"):

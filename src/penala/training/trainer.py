@@ -32,7 +32,7 @@ from penala.training.estimate import (
 )
 from penala.training.llama import LlamaShape
 from penala.training.loss import loss_on
-from penala.training.model import Model, arithmetic, lora_spec, open_model
+from penala.training.model import Model, arithmetic, lora_spec, open_model, open_whole
 from penala.training.output import write_model
 from penala.training.schedule import learning_rate_at
 from penala.training.settings import FinetuneSettings
@@ -41,6 +41,7 @@ Report = Callable[[dict[str, Any]], None]
 
 SECONDS_BETWEEN_REPORTS = 0.5
 SECONDS_BETWEEN_ROLLING = 30.0  # when a rolling checkpoint is written changes no number of the run
+ROLLING_SHARE = 0.05  # of the time, at most, goes into rolling checkpoints
 TERMINATED = 128 + signal.SIGTERM
 
 
@@ -60,21 +61,30 @@ def train(prepared: Path, model: Path, out: Path, settings: FinetuneSettings, re
     except OSError as error:
         raise TrainingError(f"cannot be made: {error.strerror}", where=str(out), fix="choose another folder") from None
     cut = _announce(documents, model, settings, report)
-    lora = lora_spec(model, settings.lora_r, settings.lora_alpha, settings.lora_dropout)
-    opened, note = open_model(model, lora, arithmetic(settings.precision))
-    if note:
-        report({"event": "note", "text": note})
-    if not opened.adapter:
-        raise TrainingError(f"LoRA finds none of {', '.join(lora.targets)} in this model", where=str(model))
+    opened = _open(model, settings, report)
     validation = split_file(prepared, "validation")
     held_out = read_documents(validation) if validation.is_file() else []
     identity = _identity(model, chain(documents, held_out), settings)
     run = Run(documents, held_out, opened, out, settings, report, cut=cut, identity=identity)
     run.to_the_end()
-    report({"event": "note", "text": "merging the adapter into the weights"})
+    if settings.apply_lora:
+        report({"event": "note", "text": "merging the adapter into the weights"})
     write_model(model, prepared, out, opened, settings)
     checkpoints.tidy(out)
     return run.figures()
+
+
+def _open(folder: Path, settings: FinetuneSettings, report: Report) -> Model:
+    """Return the model with what is to be trained: a LoRA adapter, or all its weights."""
+    if not settings.apply_lora:
+        return open_whole(folder, arithmetic(settings.precision))
+    lora = lora_spec(folder, settings.lora_r, settings.lora_alpha, settings.lora_dropout)
+    opened, note = open_model(folder, lora, arithmetic(settings.precision))
+    if note:
+        report({"event": "note", "text": note})
+    if not opened.adapter:
+        raise TrainingError(f"LoRA finds none of {', '.join(lora.targets)} in this model", where=str(folder))
+    return opened
 
 
 def _identity(model: Path, documents: Iterable[Document], settings: FinetuneSettings) -> str:
@@ -96,15 +106,19 @@ def _announce(documents: Documents, model: Path, settings: FinetuneSettings, rep
     rows, supervised = documents.num_rows, documents.num_supervised
     if supervised == 0:
         raise TrainingError("no token is supervised", where="train.arrow", fix="prepare conversations with assistants")
-    fast = isinstance(LlamaShape.of(config), LlamaShape)
+    fast = settings.apply_lora and isinstance(LlamaShape.of(config), LlamaShape)
     cut = MicroBatches.plan(sizes, rows, settings.effective_batch, bytes_a_number=number, fast=fast)
-    adapter = 2 * settings.lora_r * (6 * sizes.hidden + 3 * sizes.feed_forward) * sizes.layers
-    needed = memory_needed(sizes.parameters, settings.precision, adapter=adapter, activations=cut.largest_bytes)
+    trained = sizes.parameters
+    if settings.apply_lora:
+        trained = 2 * settings.lora_r * (6 * sizes.hidden + 3 * sizes.feed_forward) * sizes.layers
+    needed = memory_needed(sizes.parameters, settings.precision, trained=trained, activations=cut.largest_bytes)
     available = memory_available()
     if needed > available:
         what = f"training needs about {needed / 1e9:.1f} GB of memory, and {available / 1e9:.1f} GB are free"
-        raise TrainingError(what, fix="choose a smaller base model, or a smaller max_seq_length")
-    seconds = seconds_needed(sizes, settings.precision, int(sum(rows) * passes), int(supervised * passes))
+        less = "" if settings.apply_lora else "set apply_lora to true, "
+        raise TrainingError(what, fix=f"{less}choose a smaller base model, or a smaller max_seq_length")
+    tokens = int(sum(rows) * passes), int(supervised * passes)
+    seconds = seconds_needed(sizes, settings.precision, *tokens, whole=not settings.apply_lora)
     text = (
         f"{len(documents)} conversations, {sum(rows):,} tokens, {settings.effective_batch} a step, {steps} steps in "
         f"{'bfloat16' if number == 2 else 'float32'}; about {_minutes(seconds)} and at most {needed / 1e9:.1f} GB "
@@ -152,6 +166,7 @@ class Run:
         self._order: tuple[int, list[list[int]]] = (-1, [])  # an epoch and its steps
         self._stop = False
         self._reported_at = self._saved_at = time.monotonic()
+        self._pause = SECONDS_BETWEEN_ROLLING
         torch.manual_seed(settings.seed)
         model.reset_adapter(settings.seed)
         self.optimizer = torch.optim.AdamW(
@@ -304,7 +319,7 @@ class Run:
         if ended or self._evaluates_now():
             self._save(self.out / f"checkpoint-{self.progress.step}")
             checkpoints.prune(self.out, self.settings.save_total_limit)
-        elif self._stop or time.monotonic() - self._saved_at > SECONDS_BETWEEN_ROLLING:
+        elif self._stop or time.monotonic() - self._saved_at > self._pause:
             self._save(self.out / checkpoints.ROLLING)
         if self._stop and not ended:
             self.report({"event": "note", "text": f"stopped after step {self.progress.step}, with a checkpoint"})
@@ -327,8 +342,10 @@ class Run:
             self.report({"event": "metric", "name": "eval_loss", "value": loss, "step": self.progress.step})
 
     def _save(self, folder: Path) -> None:
+        begun = time.monotonic()
         checkpoints.save(folder, self.model.adapter, self.optimizer, self.progress)
         self._saved_at = time.monotonic()
+        self._pause = max(SECONDS_BETWEEN_ROLLING, (self._saved_at - begun) / ROLLING_SHARE)
 
     def _terminate(self, signum: int, frame: FrameType | None) -> None:
         """Let the running step end, then stop."""

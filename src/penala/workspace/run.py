@@ -125,7 +125,7 @@ def plan_recipe(
 
     plan = make_plan(
         shipped_pipeline(PIPELINE),
-        _inputs(workspace, recipe, checked, report),
+        pipeline_inputs(workspace, recipe, checked, report),
         folder=recipe.folder,
         digest_path=workspace.jobs.digests,
     )
@@ -157,8 +157,9 @@ def _check_memory(base: "Entry", settings: list["Setting"]) -> None:
 
     if base.parameters is None:
         return
-    precision = next(str(setting.value) for setting in settings if setting.name == "precision")
-    needed, available = memory_needed(base.parameters, precision), memory_available()
+    values = {setting.name: str(setting.value) for setting in settings}
+    trained = 0 if values["apply_lora"] == "true" else base.parameters
+    needed, available = memory_needed(base.parameters, values["precision"], trained=trained), memory_available()
     if needed > available:
         what = f"training needs about {needed / 1e9:.0f} GB of memory, and {available / 1e9:.0f} GB are free"
         raise RecipeError(what, where="base_model", fix="choose a smaller model, or run on a larger machine")
@@ -247,7 +248,7 @@ def _look_up(address: "HubAddress") -> str:
     return f"{address} has {size}; they are fetched once and checked when the recipe runs"
 
 
-def _inputs(
+def pipeline_inputs(
     workspace: "Workspace", recipe: "Recipe", checked: Preflight, report: Callable[[dict[str, Any]], None]
 ) -> dict[str, Any]:
     """Return the inputs of the pipeline."""
