@@ -3,8 +3,8 @@
 MLflow's import costs seconds, so nothing else imports it. Its store is sqlite:///WORKSPACE/mlflow.db; `mlflow ui` works
 on it. The job is a run, each of its steps a child run (the step of a command job is the job's own run); they are there
 before a step of the user's starts, whose script logs into its run. What our steps report is logged as it comes, and
-the metrics of completed steps stand on the job's run too. The model version gets a version of MLflow's own numbering, with
-ours as tag `penala.version` and alias.
+the metrics of completed steps stand on the job's run too. The model version gets a version of MLflow's own numbering,
+with ours as tag `penala.version` and alias.
 
 The process goes by the store alone, so it may be killed and started again at any moment: a run is known by its tags,
 and a point of a curve that is there is not logged again.

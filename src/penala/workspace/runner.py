@@ -178,10 +178,8 @@ class Runner:
             return
         if status == "Failed" and any(row.attempt for row in self._steps().values()):
             self.mirror.start()  # unless it lives: it sees what is to be done, and ends
-        elif self._job().run is None:
-            self.mirror.stop()  # it has only begun to load MLflow
         else:
-            self.mirror.wait(GOODBYE_S)
+            self.mirror.wait(GOODBYE_S if self._job().run else 0.0)  # without a run, it has only begun to load MLflow
 
     def _stop_steps(self) -> None:
         """Leave no step behind when the runner ends for a reason that is not a step's own end."""
