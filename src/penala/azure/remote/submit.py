@@ -5,7 +5,7 @@ import json
 import re
 import time
 from collections.abc import Callable, Iterator
-from contextlib import redirect_stdout
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +65,7 @@ def submit(ml: MLClient, job: PipelineJob) -> str:
 
     What lies in Azure already is not uploaded again, so that a second try after a cut goes on.
     """
-    with during("sending the conversations and the job"):
+    with during("sending the conversations and the job"), redirect_stderr(io.StringIO()):  # an upload colours lines
         return str(ml.jobs.create_or_update(job).name)
 
 
