@@ -281,6 +281,18 @@ def test_a_checkpoint_of_another_run_is_not_gone_on_from(prepared, chat_model, t
         train(prepared, chat_model, out, SETTINGS, quiet)
 
 
+def test_a_checkpoint_of_another_template_lock_is_not_gone_on_from(prepared, chat_model, tmp_path):
+    """Each checkpoint holds the lock of the data, and data of another lock is refused, the same ids or not."""
+    out = tmp_path / "out"
+    train(prepared, chat_model, out, SETTINGS, quiet)
+    locks = [folder / "template_lock.json" for folder in out.glob("checkpoint-*")]
+    assert {lock.read_text(encoding="utf-8") for lock in locks} == {'{"lock": 1}'}
+
+    (prepared / "template_lock.json").write_text('{"lock": 2}', encoding="utf-8")
+    with pytest.raises(TrainingError, match=r"made with another template lock than the prepared data: .*empty"):
+        train(prepared, chat_model, out, SETTINGS, quiet)
+
+
 def test_the_cut_of_evaluation_changes_no_loss(prepared, chat_model, tmp_path):
     """per_device_eval_batch_size bounds what is laid out at once, no more."""
     losses = []

@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Self
 
@@ -103,16 +104,24 @@ class TemplateLock:
         for number, golden in enumerate(self.goldens, 1):
             if (difference := _difference(tokenizer, golden)) is not None:
                 raise TemplateMismatch(f"golden rendering {number} {difference}", where=where, fix=_FIX)
-        here = TemplateLock(
+        here = type(self)(
             templates={name: _sha256(source) for name, source in sorted(tokenizer.template.sources.items())},
             special_tokens=dict(sorted(tokenizer.template.variables.items())),
             policy=_policy(tokenizer, self.goldens),
             files=dict(sorted(tokenizer.files.items())),
             goldens=self.goldens,
         )
+        if (difference := self.difference(here)) is not None:
+            raise TemplateMismatch(difference, where=where, fix=_FIX)
+
+    def difference(self, here: Self) -> str | None:
+        """Say what is first other in the lock `here` than in this one, which was trained with; None when nothing is."""
         for part in ("special_tokens", "policy", "templates", "files"):
             if (difference := _first_difference(getattr(self, part), getattr(here, part))) is not None:
-                raise TemplateMismatch(f"{part}.{difference}", where=where, fix=_FIX)
+                return f"{part}.{difference}"
+        pairs = zip_longest(self.goldens, here.goldens)
+        number = next((number for number, (one, other) in enumerate(pairs, 1) if one != other), None)
+        return None if number is None else f"golden rendering {number} is another one here"
 
 
 def write_text(path: Path, text: str) -> None:

@@ -47,12 +47,17 @@ class RowsWriter:
             self._flush()
 
     def _flush(self) -> None:
-        lists = []
-        for column in zip(*self._rows, strict=True):
-            borders = np.cumsum([0, *map(len, column)], dtype=np.int32)
-            lists.append(self._pyarrow.ListArray.from_arrays(borders, np.concatenate(column)))
+        lists = [self._list(column) for column in zip(*self._rows, strict=True)]
         self._writer.write_batch(self._pyarrow.RecordBatch.from_arrays(lists, schema=_schema()))
         self._begin()
+
+    def _list(self, rows: Sequence[Numbers]) -> Any:
+        """Make a column of buffers: given numpy's arrays, pyarrow imports pandas, which takes most of a second."""
+        pyarrow, borders, numbers = self._pyarrow, np.cumsum([0, *map(len, rows)], dtype=np.int32), np.concatenate(rows)
+        number = pyarrow.int32()
+        values = pyarrow.Array.from_buffers(number, len(numbers), [None, pyarrow.py_buffer(numbers)])
+        buffers = [None, pyarrow.py_buffer(borders)]
+        return pyarrow.Array.from_buffers(pyarrow.list_(number), len(rows), buffers, children=[values])
 
     def __enter__(self) -> Self:
         return self
@@ -114,7 +119,9 @@ def _schema() -> Any:
 
 
 def _numbers(column: Any) -> tuple[Numbers, Numbers]:
-    return column.offsets.to_numpy(), column.values.to_numpy()
+    """Return the borders of a column's lists, and the numbers in them, as views of its buffers."""
+    _, borders, _, numbers = column.buffers()
+    return np.frombuffer(borders, np.int32, len(column) + 1), np.frombuffer(numbers, np.int32, len(column.values))
 
 
 def _check(lengths: Numbers, borders: Numbers, places: Numbers, path: Path, first: int) -> None:

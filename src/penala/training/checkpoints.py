@@ -12,7 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from penala.errors import TrainingError
+from penala.errors import TokensError, TrainingError
+from penala.tokens.lock import FILE as LOCK
+from penala.tokens.lock import TemplateLock
 
 MARKER = "checkpoint_done.txt"  # Azure's name; written last, so a checkpoint without it is none
 ROLLING = "checkpoint-rolling"
@@ -35,8 +37,13 @@ class Progress:
     eval_loss: float | None = None
 
 
-def save(folder: Path, adapter: Mapping[str, Tensor], optimizer: torch.optim.Optimizer, progress: Progress) -> None:
-    """Write a checkpoint beside its place and rename it there; a TrainingError leaves nothing of it."""
+def save(
+    folder: Path, adapter: Mapping[str, Tensor], optimizer: torch.optim.Optimizer, progress: Progress, lock: Path
+) -> None:
+    """Write a checkpoint beside its place and rename it there; a TrainingError leaves nothing of it.
+
+    `lock` is the template lock of the prepared data, which goes with the checkpoint where there is one.
+    """
     half = folder.with_name(f"{HALF}{folder.name}")
     try:
         shutil.rmtree(half, ignore_errors=True)
@@ -48,6 +55,8 @@ def save(folder: Path, adapter: Mapping[str, Tensor], optimizer: torch.optim.Opt
         }
         torch.save(state, half / "state.pt")
         (half / "progress.json").write_text(json.dumps(asdict(progress)), encoding="utf-8")
+        if lock.is_file():
+            shutil.copyfile(lock, half / LOCK)
         for file in half.iterdir():
             _sync(file)
         (half / MARKER).write_text("done\n", encoding="utf-8")
@@ -95,6 +104,19 @@ def progress_of(folder: Path) -> Progress:
         return Progress(**fields)
     except (OSError, ValueError, TypeError):
         return Progress()
+
+
+def require_lock(folder: Path, lock: Path) -> None:
+    """Raise TrainingError that names the difference unless a checkpoint has the template lock of the prepared data."""
+    there, here = folder / LOCK, lock
+    if (there.read_bytes() if there.is_file() else None) == (here.read_bytes() if here.is_file() else None):
+        return
+    try:
+        difference = TemplateLock.load(there).difference(TemplateLock.load(here))
+    except TokensError as error:
+        difference = str(error)
+    what = f"this checkpoint was made with another template lock than the prepared data: {difference}"
+    raise TrainingError(what, where=str(folder), fix=f"empty {folder.parent}, or prepare the data as it was")
 
 
 def load(folder: Path, adapter: Mapping[str, Tensor], optimizer: torch.optim.Optimizer) -> None:

@@ -33,7 +33,7 @@ from penala.training.estimate import (
 from penala.training.llama import LlamaShape
 from penala.training.loss import loss_on
 from penala.training.model import Model, arithmetic, lora_spec, open_model, open_whole
-from penala.training.output import write_model
+from penala.training.output import LOCK, write_model
 from penala.training.schedule import learning_rate_at
 from penala.training.settings import FinetuneSettings
 
@@ -65,7 +65,8 @@ def train(prepared: Path, model: Path, out: Path, settings: FinetuneSettings, re
     validation = split_file(prepared, "validation")
     held_out = read_documents(validation) if validation.is_file() else []
     identity = _identity(model, chain(documents, held_out), settings)
-    run = Run(documents, held_out, opened, out, settings, report, cut=cut, identity=identity)
+    lock = prepared / LOCK
+    run = Run(documents, held_out, opened, out, settings, report, cut=cut, identity=identity, lock=lock)
     run.to_the_end()
     if settings.apply_lora:
         report({"event": "note", "text": "merging the adapter into the weights"})
@@ -156,9 +157,11 @@ class Run:
         *,
         cut: MicroBatches,
         identity: str,
+        lock: Path,
     ) -> None:
         self.documents, self.validation = documents, validation
         self.model, self.out, self.settings, self.report = model, out, settings, report
+        self.lock = lock
         self.total = settings.num_steps(len(documents))
         self.per_epoch = settings.steps_per_epoch(len(documents))
         self.cut = cut
@@ -190,6 +193,7 @@ class Run:
                 self._after_step()
 
     def _go_on_from(self, folder: Path) -> None:
+        checkpoints.require_lock(folder, self.lock)
         progress = checkpoints.progress_of(folder)
         if progress.run != self.progress.run:
             what = "this checkpoint is of a run with other settings, other data or another base model"
@@ -343,7 +347,7 @@ class Run:
 
     def _save(self, folder: Path) -> None:
         begun = time.monotonic()
-        checkpoints.save(folder, self.model.adapter, self.optimizer, self.progress)
+        checkpoints.save(folder, self.model.adapter, self.optimizer, self.progress, self.lock)
         self._saved_at = time.monotonic()
         self._pause = max(SECONDS_BETWEEN_ROLLING, (self._saved_at - begun) / ROLLING_SHARE)
 
