@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from penala.cli import on_azureml
 from penala.cli.follow import Display, duration, fetching, follow
 from penala.cli.output import moment, say, table
 from penala.errors import PenalaError
@@ -83,9 +84,13 @@ def _say_next(name: str, *verbs: str) -> None:
 
 @command.command("list")
 @click.option("--json", "as_json", is_flag=True, help="For machines")
+@on_azureml.on
 @click.pass_obj
-def list_(workspace: str | None, as_json: bool) -> None:
+def list_(workspace: str | None, as_json: bool, on: str | None) -> None:
     """List all jobs, newest first."""
+    if on:
+        on_azureml.list_jobs(on, as_json=as_json)
+        return
     from penala.workspace.client import Workspace
 
     with Workspace.open(workspace) as opened:
@@ -107,9 +112,13 @@ def _took(row: object) -> str:
 @command.command()
 @click.argument("name")
 @click.option("--json", "as_json", is_flag=True, help="For machines")
+@on_azureml.on
 @click.pass_obj
-def show(workspace: str | None, name: str, as_json: bool) -> None:
+def show(workspace: str | None, name: str, as_json: bool, on: str | None) -> None:
     """Show a job, its steps and its outputs."""
+    if on:
+        on_azureml.show_job(on, name, as_json=as_json)
+        return
     from penala.workspace.client import Workspace
 
     with Workspace.open(workspace) as opened:
@@ -129,9 +138,13 @@ def show(workspace: str | None, name: str, as_json: bool) -> None:
 @command.command()
 @click.argument("name")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line; the last is the result")
+@on_azureml.on
 @click.pass_obj
-def stream(workspace: str | None, name: str, as_json: bool) -> None:
+def stream(workspace: str | None, name: str, as_json: bool, on: str | None) -> None:
     """Follow a job to its end. Ctrl-C stops following, not the job."""
+    if on:
+        on_azureml.stream_job(on, name, as_json=as_json)
+        return
     from penala.workspace.client import Workspace
 
     with Workspace.open(workspace) as opened:
@@ -190,9 +203,13 @@ def logs(workspace: str | None, name: str, step: str | None) -> None:
 
 @command.command()
 @click.argument("name")
+@on_azureml.on
 @click.pass_obj
-def cancel(workspace: str | None, name: str) -> None:
+def cancel(workspace: str | None, name: str, on: str | None) -> None:
     """Ask a job to stop, and wait until it has; finished steps stay done."""
+    if on:
+        on_azureml.cancel_job(on, name)
+        return
     from penala.workspace.client import Workspace
 
     with Workspace.open(workspace) as opened:

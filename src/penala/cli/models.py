@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from penala.cli import on_azureml
 from penala.cli.output import say, table
 from penala.errors import UsageError
 
@@ -19,9 +20,13 @@ def command() -> None:
 @command.command("list")
 @click.option("--task", help="Only models of this task, e.g. chat-completion")
 @click.option("--json", "as_json", is_flag=True, help="For machines")
+@on_azureml.on
 @click.pass_obj
-def list_(workspace: str | None, task: str | None, as_json: bool) -> None:
+def list_(workspace: str | None, task: str | None, as_json: bool, on: str | None) -> None:
     """List the base models of the catalogue and the tuned versions of the workspace."""
+    if on:
+        on_azureml.list_models(on, as_json=as_json)
+        return
     from penala.workspace.models import list_models
 
     rows = list_models(workspace, task)
@@ -36,9 +41,13 @@ def list_(workspace: str | None, task: str | None, as_json: bool) -> None:
 @command.command()
 @click.argument("model", metavar="NAME[:VERSION]")
 @click.option("--json", "as_json", is_flag=True, help="For machines")
+@on_azureml.on
 @click.pass_obj
-def show(workspace: str | None, model: str, as_json: bool) -> None:
+def show(workspace: str | None, model: str, as_json: bool, on: str | None) -> None:
     """Show a base model or a tuned version: tags, properties, where its weights come from."""
+    if on:
+        on_azureml.show_model(on, model, as_json=as_json)
+        return
     from penala.workspace.models import show_model
 
     shown = show_model(workspace, model)

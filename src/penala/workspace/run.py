@@ -65,11 +65,11 @@ def explain(recipe: "Recipe", workspace: "Workspace | None" = None) -> tuple[lis
     settings, notes = resolve_finetuning(recipe.finetuning, _base_model(recipe, workspace).model_defaults)
     rows: list[tuple[str, Any, str]] = []
     whole, given = recipe.model_dump(by_alias=True), recipe.model_dump(by_alias=True, exclude_unset=True)
-    for part in ("base_model", "conversations", "finetuning", "evaluation", "settings", "model", "endpoint", "sample"):
+    for part, value in whole.items():
         if part == "finetuning":
             rows += [(f"finetuning.{setting.name}", setting.value, setting.source) for setting in settings]
         else:
-            rows += _leaves(part, whole[part], given)
+            rows += _leaves(part, value, given)
     return rows, notes
 
 
