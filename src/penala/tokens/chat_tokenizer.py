@@ -11,6 +11,7 @@ from bisect import bisect_left, bisect_right
 from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from datetime import datetime
 from functools import cached_property, lru_cache
 from operator import attrgetter
@@ -197,6 +198,11 @@ class ChatTokenizer:
             except TokensError as error:
                 results.append(TokensError(error.what, where=where, fix=error.fix))
         return conversations, results
+
+    def make_ready(self) -> None:
+        """Make now what the first text that spells a special token would wait for, and each template lock does."""
+        with suppress(TokensError):  # whoever has such a text is told
+            _ = self._apart
 
     def parse_reply(self, ids: Sequence[int]) -> Message:
         """Return the message that the model wrote: `ids` up to the first that ends a reply, without what templates add.

@@ -43,7 +43,8 @@ def prove(tokenizer: ChatTokenizer, tokens: TrainingTokens) -> None:
         if tokens.ids[last] not in tokenizer.end_ids or not starts[last] <= turn.end_token < ends[last]:
             what = f"is the last one supervised in messages[{turn.message}] and ends no turn"
             raise _violation(tokenizer, tokens, last, what)
-        begin, finish = np.min(starts[first : last + 1]), np.max(ends[first : last + 1])
+        begin = np.minimum.reduce(np.asarray(starts[first : last + 1]))
+        finish = np.maximum.reduce(np.asarray(ends[first : last + 1]))
         for start, end in tokens.others:
             if begin < end and finish > start:  # else no token of the run lies there
                 for n in range(first, last + 1):

@@ -134,6 +134,7 @@ class _Preparation:
         part, supervision = _Part(), self._settings.supervision
         with RowsWriter(split_file(out, split)) as file, (out / "raw_data" / f"{split}.jsonl").open("wb") as raw:
             for batch, results in self._tokenizer.training_tokens_by(_batches(rows), supervision, now=self._now):
+                self._tokenizer.make_ready()  # for the lock, while threads tokenise what follows
                 for row, tokens in self._prepared(split, batch, results):
                     file.add(tokens.encoded.numbers, tokens.supervised)
                     write_jsonl(raw, [row])
