@@ -15,7 +15,7 @@ import pytest
 from penala.workspace import shim
 from penala.workspace.client import Workspace
 from penala.workspace.mlflow_mirror import Mirror
-from penala.workspace.plan import Plan, Step
+from penala.workspace.plan import Literal, Plan, Step
 from penala.workspace.tail import Tail
 
 pytestmark = pytest.mark.slow
@@ -37,8 +37,9 @@ LOG = (
 )
 
 
-def step(name: str, command: str) -> Step:
-    return Step(name, name, name, "1", "", command, "", {}, {})
+def step(name: str, command: str, **inputs: str) -> Step:
+    literals = {key: Literal(text) for key, text in inputs.items()}
+    return Step(name, name, name, "1", "", command, "", literals, {})
 
 
 def start(workspace: Workspace, *steps: Step, **more: Any) -> str:
@@ -66,14 +67,17 @@ def until(true: Callable[[], object]) -> None:
 
 
 def test_a_script_logs_into_its_child_run(workspace: Workspace) -> None:
-    """Its curve stands on the job's run too; a step that fails is FAILED there, and so is its job."""
-    name = start(workspace, step("a", LOG), step("b", "bash -c 'echo $MLFLOW_RUN_ID; exit 3'"))
+    """Its curve stands on the job's run too; a step that fails is FAILED there, and so is its job.
+
+    A step's inputs are its run's params, unless the script says them itself, in other words perhaps.
+    """
+    name = start(workspace, step("a", LOG, a="1e0", b="2"), step("b", "bash -c 'echo $MLFLOW_RUN_ID; exit 3'"))
     found = finish(workspace, name)
     rows = {row.name: row for row in workspace.jobs.steps(name)}
 
     assert {run: found[run]["status"] for run in found} == {name: "FAILED", "a": "FINISHED", "b": "FAILED"}
     assert found["a"]["loss"] == found[name]["loss"] == [[1, 1.0], [2, 0.5]]
-    assert found["a"]["params"] == {"a": "1"}
+    assert found["a"]["params"] == {"a": "1", "b": "2"}
     assert {found[one]["parent"] for one in "ab"} == {found[name]["id"]} == {workspace.jobs.row(name).run}
     assert {one: found[one]["id"] for one in "ab"} == {one: rows[one].run for one in "ab"}
     assert list(workspace.jobs.logs(name, "b")) == [("b", f"{rows['b'].run}\n")]

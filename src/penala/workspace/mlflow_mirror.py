@@ -208,8 +208,6 @@ class _Job:
         given = (row.about or {}).get("tags") or {}
         tags = {str(key): str(value) for key, value in given.items()}
         run = self._new_run(row.name, row.started, {**tags, "penala.display_name": row.display_name})
-        if self.plan.kind == "command":
-            _log_params(self.client, run, self.plan.steps[0])
         self.store.update(JobRow, {"name": row.name}, run=run)
         return run
 
@@ -236,7 +234,6 @@ class _Job:
                 tags["penala.reused_from"] = row.reused_from
             run = self._new_run(row.name, row.started, tags)
             self.known[run] = row.name
-            _log_params(self.client, run, self.steps[row.name])
         self.closed.discard(row.name)
         self.curves.pop(row.name, None)
         self.store.update(StepRow, {"job": self.name, "name": row.name, "attempt": row.attempt}, run=run)
@@ -252,6 +249,7 @@ class _Job:
         curve = self.curves.setdefault(row.name, _Curve(self.workspace, row))
         self._log((self.root, run), curve.read())
         if row.status in ENDED:
+            _log_params(self.client, run, self.steps[row.name])
             self._log((self.root, run), curve.figures(row))
             if run != self.root:
                 if row.status == "Completed":
@@ -343,10 +341,14 @@ def _experiment(client: "MlflowClient", name: str, workspace: Path) -> str:
 
 
 def _log_params(client: "MlflowClient", run: str, step: Step) -> None:
+    """Log the inputs of a step that has ended, but for those that its own script logged: MLflow changes no param."""
     from mlflow.entities import Param
 
+    there = client.get_run(run).data.params
     params = [
-        Param(name, value.text[:LONGEST_PARAM]) for name, value in step.inputs.items() if isinstance(value, Literal)
+        Param(name, value.text[:LONGEST_PARAM])
+        for name, value in step.inputs.items()
+        if isinstance(value, Literal) and name not in there
     ]
     for start in range(0, len(params), PARAMS_AT_ONCE):
         client.log_batch(run, params=params[start : start + PARAMS_AT_ONCE])
