@@ -49,6 +49,7 @@ class Row(Protocol):
 
 
 AnyRow = TypeVar("AnyRow", bound=Row)
+_Rendered = tuple[Rendering, Encoded | None] | TokensError
 
 
 class ChatTokenizer:
@@ -160,40 +161,43 @@ class ChatTokenizer:
     ) -> Iterator[tuple[Sequence[AnyRow], list[TrainingTokens | TokensError]]]:
         """Yield each batch with what `training_tokens_of` makes of it.
 
-        Threads tokenise the following batches meanwhile: that needs no Python, which renders and labels here.
+        What is not known word by word, threads tokenise meanwhile: the tokenizers library needs no Python.
         """
-        waiting: deque[tuple[Sequence[AnyRow], list[Rendering | TokensError], Future[list[Any]]]] = deque()
+        waiting: deque[tuple[Sequence[AnyRow], list[_Rendered], Future[list[Any]]]] = deque()
         with ThreadPoolExecutor(BATCHES_AHEAD) as ahead:
             for batch in batches:
                 rendered = [self._rendered(conversation, now) for conversation in batch]
-                texts = [rendering.text for rendering in rendered if isinstance(rendering, Rendering)]
+                texts = [one[0].text for one in rendered if not isinstance(one, TokensError) and one[1] is None]
                 waiting.append((batch, rendered, ahead.submit(self._encoder.encode_batch, texts)))
                 if len(waiting) > BATCHES_AHEAD:
                     yield self._labelled(*waiting.popleft(), supervision)
             while waiting:
                 yield self._labelled(*waiting.popleft(), supervision)
 
-    def _rendered(self, conversation: Row, now: datetime | None) -> Rendering | TokensError:
+    def _rendered(self, conversation: Row, now: datetime | None) -> _Rendered:
         try:
-            return self._rendering(conversation.messages, conversation.tools, False, now)
+            rendering = self._rendering(conversation.messages, conversation.tools, False, now)
         except TokensError as error:
             return error
+        return rendering, self._encoder.encoded_by_words(rendering.text)
 
     def _labelled(
         self,
         conversations: Sequence[AnyRow],
-        rendered: Sequence[Rendering | TokensError],
+        rendered: Sequence[_Rendered],
         encodings: Future[list[Any]],
         supervision: Supervision,
     ) -> tuple[Sequence[AnyRow], list[TrainingTokens | TokensError]]:
         left = iter(encodings.result())
         results: list[TrainingTokens | TokensError] = []
-        for conversation, rendering in zip(conversations, rendered, strict=True):
+        for conversation, one in zip(conversations, rendered, strict=True):
             where = f"{conversation.file}:{conversation.line}"
             try:
-                if isinstance(rendering, TokensError):
-                    raise rendering
-                encoded = self._encoder.encoded(next(left), rendering.text)
+                if isinstance(one, TokensError):
+                    raise one
+                rendering, encoded = one
+                if encoded is None:
+                    encoded = self._encoder.encoded(next(left), rendering.text)
                 results.append(self._label(rendering, encoded, supervision, where))
             except TokensError as error:
                 results.append(TokensError(error.what, where=where, fix=error.fix))

@@ -19,6 +19,7 @@ from tokenizers import AddedToken, Tokenizer, pre_tokenizers
 
 from penala.errors import TokensError
 from penala.tokens.byte_lengths import NO_NUMBERS, ByteLengths, Numbers, as_numbers
+from penala.tokens.words import Words
 
 BORDER = 0x10FFFD  # the last private-use character; aliases count down from it, the marks of marks.py up from the first
 
@@ -73,6 +74,7 @@ class Encoder:
             raise TokensError(f"is no tokenizer that can be read: {error}", where=str(path)) from None
         _bare(self.tokenizer)
         self._lengths = ByteLengths.of(self.tokenizer)
+        self._words = Words.of(self.tokenizer)
         added = self.tokenizer.get_added_tokens_decoder()
         # white space among the added tokens (Gemma has runs of newlines) is text, not a sign
         self.added = {token.content: id_ for id_, token in added.items() if not token.content.isspace()}
@@ -92,6 +94,14 @@ class Encoder:
     def encode_batch(self, texts: Sequence[str]) -> list[Any]:
         """Encode many texts, on all cores and without Python; `encoded` reads what comes back."""
         return list(self.tokenizer.encode_batch(texts, add_special_tokens=False))
+
+    def encoded_by_words(self, text: str) -> Encoded | None:
+        """Encode `text` as `encode` does and many times faster; None where that cannot be done."""
+        if self._words is None or self._lengths is None or (ids := self._words.ids(text)) is None:
+            return None
+        numbers = as_numbers(ids)
+        places = self._lengths.places(numbers, text)
+        return Encoded(ids, *places, numbers) if places is not None else None
 
     def encoded(self, encoding: Any, text: str) -> Encoded:
         """Read what the tokenizer made of `text`."""

@@ -1,0 +1,125 @@
+"""Ids of a text word by word: what the tokenizers library says of each new word, remembered.
+
+The library takes most of a preparation's time to cut texts into words and to merge the same words again. For the
+byte-level tokenizers whose way to cut is known, a regular expression cuts here and a dictionary remembers. Only
+characters are taken whose classes no version of Unicode will move, and at loading they are compared with the library's
+own cut: texts with others, and tokenizers with another cut, are the library's.
+"""
+
+import json
+import re
+import unicodedata
+from collections.abc import Mapping
+from itertools import chain
+from typing import Any, Self
+
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
+
+MAXIMUM_WORDS = 1 << 18  # are remembered, some 60 MB
+MAXIMUM_LENGTH = 64  # of a word that is remembered
+
+# Latin and general punctuation; without the long s, which is an s where case is ignored
+_CHARACTERS = "".join(map(chr, (*range(0x17F), *range(0x180, 0x250), *range(0x2000, 0x2070))))
+_STRANGE = re.compile(f"[^{re.escape(_CHARACTERS)}]")
+# what stands for a class of characters in the expressions below: letters, numbers, white space
+_CLASSES = {
+    "<L>": "".join(c for c in _CHARACTERS if unicodedata.category(c)[0] == "L"),
+    "<N>": "".join(c for c in _CHARACTERS if unicodedata.category(c)[0] == "N"),
+    "<S>": "\t\n\v\f\r \x85\xa0\u2000-\u200a\u2028\u2029\u202f\u205f",
+}
+_GPT2 = "'s|'t|'re|'ve|'m|'ll|'d| ?[<L>]+| ?[<N>]+| ?[^<S><L><N>]+|[<S>]+(?![^<S>])|[<S>]+"
+_DIGIT_BY_DIGIT = _GPT2.replace(" ?[<N>]+", "[<N>]").replace("(?![^<S>])", "(?![^<S><N>])")
+_QWEN = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n<L><N>]?[<L>]+|[<N>]| ?[^<S><L><N>]+[\r\n]*|[<S>]*[\r\n]+"
+    "|[<S>]+(?![^<S>])|[<S>]+"
+)
+_LLAMA3 = _QWEN.replace("|[<N>]|", "|[<N>]{1,3}|")
+
+
+class Words:
+    """The words of one tokenizer."""
+
+    def __init__(self, tokenizer: Tokenizer, cut: re.Pattern[str]) -> None:
+        added = {token.content: id_ for id_, token in tokenizer.get_added_tokens_decoder().items()}
+        longest_first = sorted(added, key=len, reverse=True)
+        self._added = {content: (id_,) for content, id_ in added.items()}
+        self._apart = re.compile(f"({'|'.join(map(re.escape, longest_first)) or '(?!)'})")
+        self._cut = cut
+        self._ids = _Remembered(tokenizer.model)
+        self._normalized = tokenizer.normalizer is not None
+
+    @classmethod
+    def of(cls, tokenizer: Tokenizer) -> Self | None:
+        """Learn how a tokenizer cuts. None: in a way that is not known here."""
+        normalizer, pre_tokenizer = tokenizer.normalizer, tokenizer.pre_tokenizer
+        added = tokenizer.get_added_tokens_decoder().values()
+        if not isinstance(tokenizer.model, models.BPE) or tokenizer.model.dropout or pre_tokenizer is None:
+            return None
+        if not (normalizer is None or isinstance(normalizer, normalizers.NFC)):
+            return None
+        if any(token.lstrip or token.rstrip or token.single_word or token.normalized for token in added):
+            return None
+        expression = _expression(json.loads(pre_tokenizer.__getstate__()))
+        if expression is None:
+            return None
+        cut = re.compile(expression)
+        trial = "".join(f"a{c}1{c} {c}.{c}{c}  {c}'s\n" for c in _CHARACTERS)
+        theirs = [trial[start:end] for _, (start, end) in pre_tokenizer.pre_tokenize_str(trial)]
+        return cls(tokenizer, cut) if cut.findall(trial) == theirs else None
+
+    def ids(self, text: str) -> list[int] | None:
+        """Return the ids of a text; None for one that the tokenizer has to look at itself."""
+        if not text.isascii() and (
+            _STRANGE.search(text) or (self._normalized and not unicodedata.is_normalized("NFC", text))
+        ):
+            return None
+        ids: list[int] = []
+        for n, part in enumerate(self._apart.split(text)):
+            if n % 2:
+                ids += self._added[part]
+            else:
+                ids += chain.from_iterable(map(self._ids.__getitem__, self._cut.findall(part)))
+        return ids
+
+
+class _Remembered(dict[str, tuple[int, ...]]):
+    """Ids by word; a word that is not there yet is asked of the model."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self._model = model
+        self._level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+
+    def __missing__(self, word: str) -> tuple[int, ...]:
+        ((spelled, _),) = self._level.pre_tokenize_str(word)
+        ids = tuple(token.id for token in self._model.tokenize(spelled))
+        if len(word) <= MAXIMUM_LENGTH and len(self) < MAXIMUM_WORDS:
+            self[word] = ids
+        return ids
+
+
+def _expression(stored: Mapping[str, Any]) -> str | None:
+    """Return the regular expression that cuts as a stored pre-tokenizer does; None when that is not known."""
+    steps = [{**step, "trim_offsets": True} for step in stored.get("pretokenizers", [stored])]
+    level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+    digits = {"type": "Digits", "individual_digits": True, "trim_offsets": True}
+    split = {"type": "Split", "behavior": "Isolated", "invert": False, "trim_offsets": True}
+    known = [([level], _GPT2), ([digits, level], _DIGIT_BY_DIGIT)]
+    for expression in (_QWEN, _LLAMA3, _GPT2):
+        known.append(([split | {"pattern": {"Regex": _theirs(expression)}}, level | {"use_regex": False}], expression))
+    return next((_ours(expression) for its_steps, expression in known if its_steps == steps), None)
+
+
+def _theirs(expression: str) -> str:
+    """Write an expression as tokenizer.json does."""
+    whole = {"[<L>]": r"\p{L}", "[<N>]": r"\p{N}", "[^<S>]": r"\S", "[<S>]": r"\s"}
+    for ours, theirs in (whole | {"<L>": r"\p{L}", "<N>": r"\p{N}", "<S>": r"\s"}).items():
+        expression = expression.replace(ours, theirs)
+    return expression
+
+
+def _ours(expression: str) -> str:
+    """Write an expression for Python, which has no such classes, or has them with other characters."""
+    for name, characters in _CLASSES.items():
+        expression = expression.replace(name, characters)
+    return expression
