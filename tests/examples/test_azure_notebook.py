@@ -14,6 +14,8 @@ nbformat = pytest.importorskip("nbformat")
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 EXAMPLE = EXAMPLES / "02_azure_notebook"
+OLDEST = Path(sys.prefix) / "azure-oldest"  # where `make setup` installs the oldest SDK that penala[azure] takes
+VERSION = "import importlib.metadata\nprint(importlib.metadata.version('azure-ai-ml'))"
 
 
 @pytest.fixture
@@ -44,9 +46,9 @@ def test_one_line_names_this_machine(made):
     ]
 
 
-@pytest.mark.slow
-def test_every_cell_runs_in_a_kernel(tmp_path, chat_model, monkeypatch):
-    """With a tiny model in the catalogue, and only the cell of parameters changed."""
+@pytest.mark.parametrize("oldest", [False, True])
+def test_every_cell_runs_in_a_kernel(tmp_path, chat_model, monkeypatch, oldest):
+    """With a tiny model in the catalogue, only the cell of parameters changed, on the newest SDK and on the oldest."""
     from nbclient import NotebookClient
 
     from penala.workspace.client import Workspace
@@ -62,16 +64,21 @@ def test_every_cell_runs_in_a_kernel(tmp_path, chat_model, monkeypatch):
     monkeypatch.setenv("AZURE_TOKEN_CREDENTIALS", "EnvironmentCredential")
     monkeypatch.setenv("PATH", str(Path(sys.executable).parent), prepend=":")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    if oldest:
+        if not OLDEST.is_dir():
+            pytest.skip("`make setup` installs the oldest SDK")
+        monkeypatch.setenv("PYTHONPATH", str(OLDEST), prepend=":")
     notebook = nbformat.read(EXAMPLE / "tutorial.ipynb", as_version=4)
     for cell in notebook.cells:
         if "parameters" in cell.metadata.get("tags", []):
-            cell.source = 'model_name = "tiny"\nmax_steps = 4\nrows = 40'
+            cell.source = f'model_name = "tiny"\nmax_steps = 4\nrows = 40\n{VERSION}'
 
     NotebookClient(
         notebook, timeout=280, kernel_name="python3", resources={"metadata": {"path": tmp_path / EXAMPLE.name}}
     ).execute()
 
     said = [_said(cell) for cell in notebook.cells if cell.cell_type == "code"]
+    assert ("1.27.1\n" in said) == oldest
     assert said[1].endswith("azureml://registries/azureml/models/tiny/versions/1\n")
     assert "Standard_ND40rs_v2 has 8 GPUs" in said[2]
     assert re.search(r"32 conversations, .* 8 a step, 4 steps", said[4])  # a fifth of 40 is kept for the test
