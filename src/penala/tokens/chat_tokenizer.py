@@ -8,15 +8,13 @@ import json
 import re
 import sys
 from bisect import bisect_left, bisect_right
-from collections import deque
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 from functools import cached_property, lru_cache
 from operator import attrgetter
 from pathlib import Path
-from typing import Any, Protocol, Self, TypeVar
+from typing import Any, Protocol, Self
 
 from penala.conversations.conversation import Conversation, Message
 from penala.errors import TokensError
@@ -31,7 +29,6 @@ from penala.tokens.turns import Rendering, Turn, find_turn
 _HALF_CHARACTER = re.compile("[\ud800-\udfff]")  # JSON can spell one; UTF-8 and tokenizers cannot
 NO_FILES: Mapping[str, str] = {}
 _START = attrgetter("start")
-BATCHES_AHEAD = 2  # are tokenised while another is rendered or labelled
 UNSET_LENGTH = 1_000_000  # a model_max_length from here on says that nobody has set one
 
 
@@ -48,7 +45,6 @@ class Row(Protocol):
     def line(self) -> int: ...
 
 
-AnyRow = TypeVar("AnyRow", bound=Row)
 _Rendered = tuple[Rendering, Encoded | None] | TokensError
 
 
@@ -153,42 +149,9 @@ class ChatTokenizer:
         self, conversations: Sequence[Row], supervision: Supervision = ALL_TURNS, *, now: datetime | None = None
     ) -> list[TrainingTokens | TokensError]:
         """Do what `training_tokens` does for many conversations, on all cores; an error stands in its row's place."""
-        ((_, results),) = self.training_tokens_by([conversations], supervision, now=now)
-        return results
-
-    def training_tokens_by(
-        self, batches: Iterable[Sequence[AnyRow]], supervision: Supervision = ALL_TURNS, *, now: datetime | None = None
-    ) -> Iterator[tuple[Sequence[AnyRow], list[TrainingTokens | TokensError]]]:
-        """Yield each batch with what `training_tokens_of` makes of it.
-
-        What is not known word by word, threads tokenise meanwhile: the tokenizers library needs no Python.
-        """
-        waiting: deque[tuple[Sequence[AnyRow], list[_Rendered], Future[list[Any]]]] = deque()
-        with ThreadPoolExecutor(BATCHES_AHEAD) as ahead:
-            for batch in batches:
-                rendered = [self._rendered(conversation, now) for conversation in batch]
-                texts = [one[0].text for one in rendered if not isinstance(one, TokensError) and one[1] is None]
-                waiting.append((batch, rendered, ahead.submit(self._encoder.encode_batch, texts)))
-                if len(waiting) > BATCHES_AHEAD:
-                    yield self._labelled(*waiting.popleft(), supervision)
-            while waiting:
-                yield self._labelled(*waiting.popleft(), supervision)
-
-    def _rendered(self, conversation: Row, now: datetime | None) -> _Rendered:
-        try:
-            rendering = self._rendering(conversation.messages, conversation.tools, False, now)
-        except TokensError as error:
-            return error
-        return rendering, self._encoder.encoded_by_words(rendering.text)
-
-    def _labelled(
-        self,
-        conversations: Sequence[AnyRow],
-        rendered: Sequence[_Rendered],
-        encodings: Future[list[Any]],
-        supervision: Supervision,
-    ) -> tuple[Sequence[AnyRow], list[TrainingTokens | TokensError]]:
-        left = iter(encodings.result())
+        rendered = [self._rendered(conversation, now) for conversation in conversations]
+        texts = [one[0].text for one in rendered if not isinstance(one, TokensError) and one[1] is None]
+        left = iter(self._encoder.encode_batch(texts))
         results: list[TrainingTokens | TokensError] = []
         for conversation, one in zip(conversations, rendered, strict=True):
             where = f"{conversation.file}:{conversation.line}"
@@ -196,12 +159,19 @@ class ChatTokenizer:
                 if isinstance(one, TokensError):
                     raise one
                 rendering, encoded = one
-                if encoded is None:
+                if encoded is None:  # what is not known word by word
                     encoded = self._encoder.encoded(next(left), rendering.text)
                 results.append(self._label(rendering, encoded, supervision, where))
             except TokensError as error:
                 results.append(TokensError(error.what, where=where, fix=error.fix))
-        return conversations, results
+        return results
+
+    def _rendered(self, conversation: Row, now: datetime | None) -> _Rendered:
+        try:
+            rendering = self._rendering(conversation.messages, conversation.tools, False, now)
+        except TokensError as error:
+            return error
+        return rendering, self._encoder.encoded_by_words(rendering.text)
 
     def make_ready(self) -> None:
         """Make now what the first text that spells a special token would wait for, and each template lock does."""

@@ -9,27 +9,26 @@ template_lock.json ledger.json preprocess_args.json
 import json
 import shutil
 from array import array
-from bisect import bisect_right
 from collections import Counter
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
-from penala.conversations.conversation import Conversation, read_jsonl, write_jsonl
+from penala.conversations.conversation import Conversation, read_jsonl
 from penala.conversations.ledger import Ledger
-from penala.errors import DataError, TokensError
+from penala.errors import DataError
 from penala.tokens import lock
 from penala.tokens.chat_tokenizer import ChatTokenizer, tokenizer_files
-from penala.tokens.labels import ALL_TURNS, Supervision, TrainingTokens
-from penala.tokens.mask import prove
+from penala.tokens.outcomes import Fitting, Outcome, PrepareSettings, outcomes, processes
 from penala.tokens.prepared import RowsWriter, split_file
 
-BATCH_ROWS = 512  # at most, and about so many characters, are rendered and tokenised together, on all cores
-BATCH_CHARACTERS = 1 << 18
 FIRST_ROWS = 1000  # of train, in which short ones are looked for that the template lock renders
+__all__ = ["PrepareSettings", "prepare"]
+
 SHOWN = 20  # of the rows that cannot be prepared
 MODEL_FILES = ("config.json", "generation_config.json")  # they say where a reply ends, and how long a row may be
 
@@ -60,15 +59,6 @@ class Splits(Protocol):
     def bad_rows(self) -> Mapping[str, int]: ...
 
 
-@dataclass(frozen=True, slots=True)
-class PrepareSettings:
-    """How rows become tokens. Below 1, `max_seq_length` is the model's own limit, which no setting exceeds."""
-
-    max_seq_length: int = -1
-    on_too_long: Literal["error", "cut_turns", "drop"] = "error"
-    supervision: Supervision = ALL_TURNS
-
-
 def prepare(splits: Splits, model_folder: Path, out: Path, settings: PrepareSettings, report: Report) -> dict[str, Any]:
     """Write the prepared folder `out` and return the figures: the ledger, tokens by split, the lengths of train's rows.
 
@@ -78,10 +68,13 @@ def prepare(splits: Splits, model_folder: Path, out: Path, settings: PrepareSett
     tokenizer = ChatTokenizer.from_folder(model_folder)
     preparation = _Preparation(tokenizer, settings, splits, report)
     (out / "raw_data").mkdir(parents=True, exist_ok=True)
-    parts = {"train": preparation.write("train", splits.train, out)}
-    parts["validation"] = preparation.write("validation", splits.validation, out)
-    if len(splits.test):
-        parts["test"] = preparation.write("test", splits.test, out)
+    rows = {"train": splits.train, "validation": splits.validation, "test": splits.test}
+    with processes(preparation.fitting, sum(map(len, rows.values()))) as pool:
+        parts = {
+            split: preparation.write(split, rows[split], out, pool)
+            for split in rows
+            if split != "test" or len(splits.test)
+        }
     ledger = preparation.close()
     for name in [*tokenizer_files(model_folder), *(name for name in MODEL_FILES if (model_folder / name).is_file())]:
         (out / name).parent.mkdir(exist_ok=True)
@@ -116,7 +109,7 @@ class _Preparation:
         self._tokenizer = tokenizer
         self._settings = settings
         self._report = report
-        self._now = datetime.now()  # what templates that ask for the time are told: one moment for all rows
+        self.fitting = Fitting(tokenizer, settings, self.limit, datetime.now())  # one moment for all rows
         self._ledger = Ledger(splits.rows_in)
         for code, rows in splits.bad_rows.items():
             self._ledger.add("dropped", rows=rows, reason=code)
@@ -129,17 +122,24 @@ class _Preparation:
         if settings.max_seq_length > self.limit:
             self._note(f"max_seq_length is {settings.max_seq_length:,}, the model takes {self.limit:,} tokens at most")
 
-    def write(self, split: str, rows: Rows, out: Path) -> _Part:
-        """Write the ids and labels of one split, and its conversations, holding no more than a batch of them."""
-        part, supervision = _Part(), self._settings.supervision
+    def write(self, split: str, rows: Rows, out: Path, pool: ProcessPoolExecutor | None) -> _Part:
+        """Write the tokens of one split, and its conversations, holding no more than a few batches of them."""
+        part = _Part()
         with RowsWriter(split_file(out, split)) as file, (out / "raw_data" / f"{split}.jsonl").open("wb") as raw:
-            for batch, results in self._tokenizer.training_tokens_by(_batches(rows), supervision, now=self._now):
-                self._tokenizer.make_ready()  # for the lock, while threads tokenise what follows
-                for row, tokens in self._prepared(split, batch, results):
-                    file.add(tokens.encoded.numbers, tokens.supervised)
-                    write_jsonl(raw, [row])
-                    part.lengths.append(len(tokens.ids))
-                    part.supervised += tokens.num_supervised
+            for batch, results in outcomes(rows, self.fitting, pool):
+                self._tokenizer.make_ready()  # for the lock, while processes look at what follows
+                for row, outcome in zip(batch, results, strict=True):
+                    if outcome.problem is not None:
+                        self._problems.append(outcome.problem)
+                        self._num_too_long += outcome.is_too_long
+                        continue
+                    self._enter(split, row, outcome)
+                    self._remark(split, row, outcome)
+                    if outcome.messages:
+                        file.add(outcome.ids, outcome.supervised)
+                        raw.write(outcome.line)
+                        part.lengths.append(len(outcome.ids))
+                        part.supervised += outcome.num_supervised
                 self._done += len(batch)
                 progress = {"done": self._done, "total": self._total, "unit": "conversations"}
                 self._report({"event": "progress", **progress})
@@ -156,62 +156,16 @@ class _Preparation:
             self._note(f"{remark} (rows: {rows:,})")
         return self._ledger.as_dict()
 
-    def _prepared(
-        self, split: str, batch: Sequence[Conversation], results: Sequence[TrainingTokens | TokensError]
-    ) -> Iterator[tuple[Conversation, TrainingTokens]]:
-        """Yield the rows that are kept, as they are trained."""
-        for conversation, whole in zip(batch, results, strict=True):
-            try:
-                if isinstance(whole, TokensError):
-                    raise whole
-                kept = self._fitted(conversation, whole)
-                if kept is not None and not _is_masked_by_wish(*kept):
-                    prove(self._tokenizer, kept[1])
-            except TokensError as error:
-                self._problems.append(str(error))
-                continue
-            tokens = kept[1] if kept is not None else None
-            self._enter(split, conversation, whole, tokens)
-            self._remark(split, conversation, whole, kept)
-            if kept is not None:
-                yield kept
-
-    def _fitted(self, row: Conversation, whole: TrainingTokens) -> tuple[Conversation, TrainingTokens] | None:
-        """Apply `on_too_long`: return the row as it is or shortened, None when it is dropped."""
-        if len(whole.ids) <= self.limit:
-            return row, whole
-        if self._settings.on_too_long == "drop":
-            return None
-        if self._settings.on_too_long == "cut_turns" and (shortened := self._cut(row)) is not None:
-            return shortened
-        self._num_too_long += 1
-        first = " in its first turn already" if self._settings.on_too_long == "cut_turns" else ""
-        raise TokensError(f"{len(whole.ids):,} tokens{first}, the limit is {self.limit:,}", where=whole.where)
-
-    def _cut(self, row: Conversation) -> tuple[Conversation, TrainingTokens] | None:
-        """Leave out as few of the last messages as needed; the row still ends in an assistant's. None: it cannot."""
-
-        def first(count: int) -> TrainingTokens:
-            shortened = replace(row, messages=row.messages[:count])
-            return self._tokenizer.training_tokens(shortened, self._settings.supervision, now=self._now)
-
-        ends = [n for n, message in enumerate(row.messages, 1) if message.role == "assistant"]
-        fitting = bisect_right(ends, self.limit, key=lambda count: len(first(count).ids))
-        if fitting == 0:
-            return None
-        tokens = first(ends[fitting - 1])
-        return (replace(row, messages=row.messages[: ends[fitting - 1]]), tokens) if tokens.num_supervised else None
-
-    def _enter(self, split: str, row: Conversation, whole: TrainingTokens, kept: TrainingTokens | None) -> None:
-        """Enter a row that stood in train in the ledger: `whole` as it came, `kept` as it is trained."""
-        tokens = len(whole.ids)
+    def _enter(self, split: str, row: Conversation, outcome: Outcome) -> None:
+        """Enter a row that stood in train in the ledger."""
+        tokens = outcome.whole
         if split in self._held_out:
             self._ledger.add("held_out", tokens=tokens)
-        elif split == "train" and kept is None:
+        elif split == "train" and not outcome.messages:
             self._ledger.add("dropped", tokens=tokens, reason="too_long")
-        elif split == "train" and kept is not None:
-            removed = tokens - len(kept.ids)
-            supervised = kept.num_supervised
+        elif split == "train":
+            removed = tokens - len(outcome.ids)
+            supervised = outcome.num_supervised
             if not supervised:
                 self._ledger.add("masked", tokens=tokens, removed=removed, reason=_why_masked(row))
             elif removed:
@@ -219,21 +173,18 @@ class _Preparation:
             else:
                 self._ledger.add("trained", tokens=tokens, supervised=supervised)
 
-    def _remark(
-        self, split: str, row: Conversation, whole: TrainingTokens, kept: tuple[Conversation, TrainingTokens] | None
-    ) -> None:
+    def _remark(self, split: str, row: Conversation, outcome: Outcome) -> None:
         """Note what was shortened or dropped, and what is trained otherwise than the row says."""
-        messages, tokens = (len(kept[0].messages), len(kept[1].ids)) if kept is not None else (0, 0)
-        if tokens < len(whole.ids):
+        removed = outcome.whole - len(outcome.ids)
+        if removed:
             place = {"split": split, "file": row.file, "line": row.line}
-            counts = {"messages": len(row.messages), "kept": messages, "tokens_removed": len(whole.ids) - tokens}
+            counts = {"messages": len(row.messages), "kept": outcome.messages, "tokens_removed": removed}
             self.changed.append(place | counts)
-            self._remarks["too long, shortened by whole turns" if kept is not None else "too long, dropped"] += 1
-        if kept is not None:
-            for thing in kept[1].unrendered:
-                self._remarks[f"the chat template leaves out {thing}"] += 1
-            if any(turn.prompt_end is None for turn in kept[1].turns):
-                self._remarks["the chat template asks for a reply otherwise than it shows one in a conversation"] += 1
+            self._remarks["too long, shortened by whole turns" if outcome.messages else "too long, dropped"] += 1
+        for thing in outcome.unrendered:
+            self._remarks[f"the chat template leaves out {thing}"] += 1
+        if outcome.asks_otherwise:
+            self._remarks["the chat template asks for a reply otherwise than it shows one in a conversation"] += 1
 
     def _fix(self) -> str | None:
         if not self._num_too_long:
@@ -244,25 +195,6 @@ class _Preparation:
 
     def _note(self, text: str) -> None:
         self._report({"event": "note", "text": text})
-
-
-def _batches(rows: Iterable[Conversation]) -> Iterator[list[Conversation]]:
-    """Cut rows where they make enough work: what is held does not grow with their length."""
-    batch: list[Conversation] = []
-    characters = 0
-    for row in rows:
-        batch.append(row)
-        characters += sum(len(message.content) for message in row.messages)
-        if characters >= BATCH_CHARACTERS or len(batch) == BATCH_ROWS:
-            yield batch
-            batch, characters = [], 0
-    if batch:
-        yield batch
-
-
-def _is_masked_by_wish(row: Conversation, tokens: TrainingTokens) -> bool:
-    """Tell whether a row has assistant messages and the user wants none of them trained."""
-    return not tokens.turns and any(message.role == "assistant" for message in row.messages)
 
 
 def _why_masked(row: Conversation) -> str:
