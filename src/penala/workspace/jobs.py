@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 POLL_S = 0.1
 MOST_REVIVALS = 3  # of a runner that dies while it is followed, and gets nothing done in between
+GOODBYE_S = 2.0  # for the runner of a canceled job, which parts with MLflow
 _PATIENCE_S = 10.0  # for a runner that is about to end
 
 
@@ -114,6 +115,7 @@ class Jobs:
     def follow(self, name: str, *, revive: bool = False, poll_s: float = POLL_S) -> Iterator[Event]:
         """Yield what happened and happens in a job until it ends; with `revive`, start a new runner when one dies.
 
+        When it returns from a canceled job, nothing of that runs any more, its runner included.
         Raises JobError when the runner is gone and the job has not ended.
         """
         self.row(name)
@@ -131,6 +133,9 @@ class Jobs:
                 if not revive or revivals > MOST_REVIVALS:
                     raise
                 self._replace_runner(name)
+        deadline = time.monotonic() + GOODBYE_S
+        while self.row(name).status == "Canceled" and self.is_running(name) and time.monotonic() < deadline:
+            time.sleep(0.02)
         self._reap()
 
     def cancel(self, name: str) -> None:
