@@ -7,20 +7,23 @@
 penala checks, splits, renders, masks, proves the mask, tokenises and writes; "rows in memory" is the same without the
 check and the reading. datasets.map reads and calls apply_chat_template in one process, without a mask. The tokenizer
 alone encodes texts that were rendered before. For all of them loading the tokenizer is timed and imports are not. Each
-runs in a process of its own, which tells its peak memory and that of its largest child together; they take turns, and
-medians are compared.
+runs in a process of its own, which tells the peak memory of itself and its children together, looked at ten times a
+second (what they share counts twice); they take turns, and medians are compared.
 """
 
 import argparse
+import contextlib
 import json
 import resource
 import statistics
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 
+import psutil
 from turns import take_turns
 
 from conversations import write_rows
@@ -96,10 +99,27 @@ CONTESTANTS: dict[str, Callable[[Path, Path, Path], tuple[float, int]]] = {
 
 def work(contestant: str, path: Path, model: Path) -> None:
     """Run one contestant; print what was seen as one line of JSON."""
+    peaks = [0]
+    ended = threading.Event()
+    watch = threading.Thread(target=_watch, args=(peaks, ended))
+    watch.start()
     with tempfile.TemporaryDirectory() as out:
         seconds, tokens = CONTESTANTS[contestant](path, model, Path(out))
-    peak = 1024 * sum(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    ended.set()
+    watch.join()
+    peak = max(*peaks, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
     print(json.dumps({"seconds": seconds, "tokens": tokens, "peak_bytes": peak}))
+
+
+def _watch(peaks: list[int], ended: threading.Event) -> None:
+    """Note the memory of this process and its children, in bytes."""
+    this = psutil.Process()
+    while not ended.wait(0.1):
+        total = 0
+        for process in (this, *this.children(recursive=True)):
+            with contextlib.suppress(psutil.Error):  # it has just ended
+                total += process.memory_info().rss
+        peaks.append(total)
 
 
 def compare(path: Path, model: Path, rounds: int) -> None:

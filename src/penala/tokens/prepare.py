@@ -26,9 +26,9 @@ from penala.tokens.chat_tokenizer import ChatTokenizer, tokenizer_files
 from penala.tokens.outcomes import Fitting, Outcome, PrepareSettings, outcomes, processes
 from penala.tokens.prepared import RowsWriter, split_file
 
-FIRST_ROWS = 1000  # of train, in which short ones are looked for that the template lock renders
 __all__ = ["PrepareSettings", "prepare"]
 
+FIRST_ROWS = 1000  # of train, in which short ones are looked for that the template lock renders
 SHOWN = 20  # of the rows that cannot be prepared
 MODEL_FILES = ("config.json", "generation_config.json")  # they say where a reply ends, and how long a row may be
 
@@ -70,11 +70,8 @@ def prepare(splits: Splits, model_folder: Path, out: Path, settings: PrepareSett
     (out / "raw_data").mkdir(parents=True, exist_ok=True)
     rows = {"train": splits.train, "validation": splits.validation, "test": splits.test}
     with processes(preparation.fitting, sum(map(len, rows.values()))) as pool:
-        parts = {
-            split: preparation.write(split, rows[split], out, pool)
-            for split in rows
-            if split != "test" or len(splits.test)
-        }
+        written = [split for split in rows if split != "test" or len(splits.test)]
+        parts = {split: preparation.write(split, rows[split], out, pool) for split in written}
     ledger = preparation.close()
     for name in [*tokenizer_files(model_folder), *(name for name in MODEL_FILES if (model_folder / name).is_file())]:
         (out / name).parent.mkdir(exist_ok=True)
