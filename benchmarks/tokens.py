@@ -50,7 +50,7 @@ def _prepare(path: Path, model: Path, out: Path, *, in_memory: bool) -> tuple[fl
 
     rows = check(path).conversations if in_memory else None
     started = time.perf_counter()
-    splits = split(check(path, keep=False) if rows is None else rows, "none", "none")
+    splits = split(check(path) if rows is None else rows, "none", "none")
     figures = prepare(splits, model, out, PrepareSettings(on_too_long="drop"), lambda event: None)
     return time.perf_counter() - started, figures["tokens"]["train"]["total"]
 

@@ -20,7 +20,7 @@ def measured(chat_model, tmp_path):
             if judged.conversation is not None:
                 meter.take(judged.conversation)
 
-        return meter.figures(check(file, keep=False, each=take))
+        return meter.figures(check(file, each=take))
 
     return measured
 

@@ -37,7 +37,7 @@ def _read(name: SplitName, arguments: dict[str, Any]) -> Check | None:
     if (path := arguments[f"{name}_file_path"]) is None:
         return None
     columns = json.loads(arguments["column_mapping"] or "{}")
-    checked = check([path], schema=arguments["conversation_schema"], columns=columns, keep=False)
+    checked = check([path], schema=arguments["conversation_schema"], columns=columns)
     require(checked, split=name, on_bad_row=arguments["on_bad_row"])
     return checked
 

@@ -14,7 +14,7 @@ def body(arguments: dict[str, Any], report: Report) -> None:
     for split in ("train", "validation", "test"):
         if (path := arguments[f"{split}_file_path"]) is None:
             continue
-        checked = check([path], schema=arguments["conversation_schema"], columns=columns, keep=False)
+        checked = check([path], schema=arguments["conversation_schema"], columns=columns)
         require(checked, split=split, on_bad_row=arguments["on_bad_row"])
         report({"event": "note", "text": f"{split}: {checked.rows} rows, {checked.good} good, {checked.bad} bad"})
         found[split] = {"rows": checked.rows, "good": checked.good, "bad": checked.bad}

@@ -128,7 +128,6 @@ def check(
     schema: str = "auto",
     columns: Mapping[str, str] | None = None,
     minimum_rows: int = MINIMUM_ROWS,
-    keep: bool = False,
     each: Callable[[Judged], None] | None = None,
 ) -> Check:
     """Read every row of every path and say everything that is wrong with it.

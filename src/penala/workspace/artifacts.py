@@ -90,6 +90,27 @@ def claim(store: Store, found: str) -> bool:
     return (store.path.parent / "artifacts" / found).exists()
 
 
+def keep(store: Store, folder: Path) -> str:
+    """Move a folder that lies in the workspace to artifacts/ under its digest, claimed; return the digest.
+
+    Where that content is there already, the folder stays where it is.
+    """
+    found = digest_of(folder)
+    if not claim(store, found):
+        sync_files(folder / name for name in file_names(folder))
+        move(folder, store.path.parent / "artifacts" / found)
+    return found
+
+
+def move(source: Path, target: Path) -> None:
+    """Move content to its artifact, unless another process was faster with the same."""
+    try:
+        os.replace(source, target)
+    except OSError:
+        if not target.exists():
+            raise
+
+
 def sync_files(files: Iterable[Path]) -> None:
     """Bring the bytes of files to the disk: what the database calls finished must survive a power cut."""
     for file in files:

@@ -6,7 +6,7 @@ A user's version lies in components/NAME/VERSION: component.yaml, and beside it 
 
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ import yaml
 from penala import assets
 from penala.errors import UsageError
 from penala.workspace.artifacts import digest_of, file_names, sync_files
+from penala.workspace.snapshots import code_files, copy_files
 from penala.workspace.store import ComponentRow, explain
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ class ComponentStore:
             with tempfile.TemporaryDirectory(prefix=".adding-", dir=self._home()) as work:
                 copy = Path(work) / "copy"
                 document.pop("version", None)  # the content is what the component does
-                _keep(document, source.parent, copy)
+                _keep(document, source.parent, copy, self._workspace.folder)
                 return self._insert(copy, document, kind, version)
         except OSError as error:
             raise explain(error, source) from None
@@ -177,29 +178,29 @@ def _shipped() -> dict[str, dict[str, Any]]:
     return found
 
 
-def _keep(document: dict[str, Any], folder: Path, out: Path) -> None:
+def _keep(document: dict[str, Any], folder: Path, out: Path, workspace: Path) -> None:
     """Write a component into the new folder `out`, with all that it names by a path relative to `folder`.
 
     The document's own paths become those of the copies.
     """
     out.mkdir(parents=True)
-    document.update(_moved(document, folder, out))
+    document.update(_moved(document, folder, out, workspace))
     _write(document, out / FILE)
 
 
-def _moved(value: Any, folder: Path, out: Path) -> Any:
+def _moved(value: Any, folder: Path, out: Path, workspace: Path) -> Any:
     if isinstance(value, list):
-        return [_moved(one, folder, out) for one in value]
+        return [_moved(one, folder, out, workspace) for one in value]
     if not isinstance(value, Mapping):
         return value
     moved: dict[str, Any] = {}
     for key, inner in value.items():
         if key == "additional_includes" and isinstance(inner, list):
-            moved[key] = [_copied("includes", folder / path, out) for path in inner]
+            moved[key] = [_copied("includes", folder / path, out, workspace) for path in inner]
         elif isinstance(inner, str) and key in ("code", "conda_file", "component") and _is_path(inner):
-            moved[key] = _copied(key, folder / inner.removeprefix("file:"), out)
+            moved[key] = _copied(key, folder / inner.removeprefix("file:"), out, workspace)
         else:
-            moved[key] = _moved(inner, folder, out)
+            moved[key] = _moved(inner, folder, out, workspace)
     return moved
 
 
@@ -207,40 +208,25 @@ def _is_path(text: str) -> bool:
     return not text.startswith(("azureml:", "http:", "https:", "git+"))
 
 
-def _copied(key: str, source: Path, out: Path) -> str:
-    """Copy what `key` names into `out`, under a folder of its own, and return its path there."""
+def _copied(key: str, source: Path, out: Path, workspace: Path) -> str:
+    """Copy what `key` names into `out`, under a folder of its own, and return its path there.
+
+    Of a folder, that is what a job's snapshot of it would hold.
+    """
     if not source.exists():
         raise UsageError("is not there", where=f"{key}: {source}", fix="check the path")
     number = len(list(out.glob(f"{key}-*"))) + 1
     home = out / f"{key}-{number}"
     if key == "component":
-        _keep(_load(source), source.parent, home)
+        _keep(_load(source), source.parent, home, workspace)
         return f"./{home.name}/{FILE}"
     target = home / source.resolve().name
+    home.mkdir()
     if source.is_dir():
-        shutil.copytree(source, target, ignore=_ignored(source, target))
+        copy_files(dict(code_files(source, workspace)), target)
     else:
-        home.mkdir()
         shutil.copyfile(source, target)
     return f"./{home.name}/{target.name}"
-
-
-def _ignored(code: Path, target: Path) -> Callable[[str, list[str]], set[str]]:
-    """Return what a copy of a code folder to `target` leaves out: the workspace, and what a job's snapshot would."""
-    from pathspec import GitIgnoreSpec
-
-    from penala.workspace.snapshots import IGNORE_FILES
-
-    file = next((code / name for name in IGNORE_FILES if (code / name).is_file()), None)
-    lines = file.read_text(encoding="utf-8").splitlines() if file is not None else []
-    spec = GitIgnoreSpec.from_lines([*lines, ".git/", "__pycache__/"])
-
-    def ignored(parent: str, names: list[str]) -> set[str]:
-        below = {name: Path(parent, name) for name in names}
-        paths = {name: f"{path.relative_to(code)}{'/' if path.is_dir() else ''}" for name, path in below.items()}
-        return {name for name in names if spec.match_file(paths[name]) or below[name].resolve() in target.parents}
-
-    return ignored
 
 
 def _load(file: Path) -> dict[str, Any]:

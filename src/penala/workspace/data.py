@@ -19,7 +19,7 @@ def check_data(paths: list[str], schema: str, columns: Mapping[str, str], out: P
 
     if out is not None:
         _require_writable(out)
-    checked = check(paths, schema=schema, columns=columns, keep=False)
+    checked = check(paths, schema=schema, columns=columns)
     if out is not None:
         checked.write_json(out)
     return checked
@@ -94,7 +94,7 @@ def report_data(
             meter.take(judged.conversation)
         progress(collector.rows)
 
-    checked = check(paths, schema=schema, columns=columns, keep=False, each=take)
+    checked = check(paths, schema=schema, columns=columns, each=take)
     again = _options(schema, columns)
     figures = collector.figures(checked, meter.figures(checked) if meter is not None else None, epochs, again)
     if page is not None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from penala import assets
 from penala.errors import UsageError
-from penala.workspace.artifacts import claim, digest_of, file_names, sync_files
+from penala.workspace.artifacts import digest_of, file_names, keep
 from penala.workspace.store import DataRow, explain
 
 if TYPE_CHECKING:
@@ -121,14 +121,8 @@ class DataAssets:
             else:
                 copy.mkdir()
                 shutil.copyfile(source, content)
-            sync_files(copy / name for name in file_names(copy))
-            digest, found = digest_of(copy), digest_of(content)
-            if not claim(self._store, digest):
-                try:
-                    copy.rename(artifacts / digest)
-                except OSError:
-                    if not (artifacts / digest).is_dir():  # else another process was faster
-                        raise
+            found = digest_of(content)
+            digest = keep(self._store, copy)
         return f"artifacts/{digest}{'' if source.is_dir() else f'/{source.name}'}", found
 
 

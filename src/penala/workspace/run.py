@@ -225,9 +225,7 @@ def _check_data(recipe: "Recipe", notes: list[str], workspace: "Workspace | None
             notes.append(f"{split}: {_look_up(address)}")
             continue
         settings = recipe.conversations
-        checked = check(
-            [_place(recipe, workspace, path)], schema=settings.schema_, columns=settings.columns, keep=False
-        )
+        checked = check([_place(recipe, workspace, path)], schema=settings.schema_, columns=settings.columns)
         require(checked, split=split, on_bad_row=settings.on_bad_row)
         found[split] = checked.as_dict()
     return found

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from penala.errors import UsageError
-from penala.workspace.artifacts import claim, digest_of, sync_files
+from penala.workspace.artifacts import keep
 from penala.workspace.store import explain
 
 if TYPE_CHECKING:
@@ -49,10 +48,11 @@ class Snapshots:
         return self._known[wanted]
 
     def _kept(self, code: Path | None, includes: tuple[Path, ...]) -> str | None:
-        files = dict(self._files(code)) if code is not None else {}
+        folder = self._workspace.folder
+        files = dict(code_files(code, folder)) if code is not None else {}
         for include in includes:
             name = include.name if include.is_dir() else ""
-            files |= {os.path.join(name, inner): file for inner, file in self._files(include)}
+            files |= {os.path.join(name, inner): file for inner, file in code_files(include, folder)}
         size = sum(file.stat().st_size for file in files.values())
         if size > _MANY_BYTES:
             fix = f"leave out what no step needs, in a file {IGNORE_FILES[0]} beside the code"
@@ -66,44 +66,48 @@ class Snapshots:
         try:
             with tempfile.TemporaryDirectory(prefix=".code-", dir=artifacts) as work:
                 copy = Path(work) / "copy"
-                copy.mkdir()
-                for name, file in files.items():
-                    (copy / name).parent.mkdir(parents=True, exist_ok=True)
-                    shutil.copy2(file, copy / name)
-                digest = digest_of(copy)
-                if not claim(self._workspace.store, digest):
-                    sync_files(copy / name for name in files)
-                    with contextlib.suppress(FileExistsError):  # another job was faster with the same code
-                        copy.rename(artifacts / digest)
+                copy_files(files, copy)
+                return keep(self._workspace.store, copy)
         except OSError as error:
             raise explain(error, artifacts) from None
-        return digest
 
-    def _files(self, code: Path) -> Iterator[tuple[str, Path]]:
-        """Yield the files of a folder by their names in it, without what its ignore file names; or the one file."""
-        if code.is_file():
-            yield code.name, code
-            return
-        from pathspec import GitIgnoreSpec
 
-        ignore = next((code / name for name in IGNORE_FILES if (code / name).is_file()), None)
-        spec = GitIgnoreSpec.from_lines(ignore.read_text(encoding="utf-8").splitlines() if ignore else [])
-        # every folder once, since links may go round in circles, and the workspace never
-        seen = {os.path.realpath(self._workspace.folder), os.path.realpath(code)}
-        for parent, folders, names in os.walk(code, followlinks=True):
-            below = os.path.relpath(parent, code)
-            prefix = "" if below == "." else f"{below}/"
-            folders[:] = sorted(
-                name
-                for name in folders
-                if name not in _NEVER
-                and not spec.match_file(f"{prefix}{name}/")
-                and os.path.realpath(os.path.join(parent, name)) not in seen
-            )
-            seen |= {os.path.realpath(os.path.join(parent, name)) for name in folders}
-            for name in names:
-                if not spec.match_file(prefix + name) and os.path.isfile(os.path.join(parent, name)):
-                    yield prefix + name, Path(parent, name)
+def copy_files(files: Mapping[str, Path], folder: Path) -> None:
+    """Copy files into the new folder `folder` under their names there."""
+    folder.mkdir()
+    for name, file in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(file, folder / name)
+
+
+def code_files(code: Path, workspace: Path) -> Iterator[tuple[str, Path]]:
+    """Yield the files of a folder by their names in it, or the one file.
+
+    What the folder's ignore file names stays out, and so does the workspace.
+    """
+    if code.is_file():
+        yield code.name, code
+        return
+    from pathspec import GitIgnoreSpec
+
+    ignore = next((code / name for name in IGNORE_FILES if (code / name).is_file()), None)
+    spec = GitIgnoreSpec.from_lines(ignore.read_text(encoding="utf-8").splitlines() if ignore else [])
+    # every folder once, since links may go round in circles, and the workspace never
+    seen = {os.path.realpath(workspace), os.path.realpath(code)}
+    for parent, folders, names in os.walk(code, followlinks=True):
+        below = os.path.relpath(parent, code)
+        prefix = "" if below == "." else f"{below}/"
+        folders[:] = sorted(
+            name
+            for name in folders
+            if name not in _NEVER
+            and not spec.match_file(f"{prefix}{name}/")
+            and os.path.realpath(os.path.join(parent, name)) not in seen
+        )
+        seen |= {os.path.realpath(os.path.join(parent, name)) for name in folders}
+        for name in names:
+            if not spec.match_file(prefix + name) and os.path.isfile(os.path.join(parent, name)):
+                yield prefix + name, Path(parent, name)
 
 
 def _local(folder: Path, code: str) -> Path:

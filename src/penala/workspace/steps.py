@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from penala.errors import JobError
 from penala.workspace import shim
-from penala.workspace.artifacts import Digests, digest, digest_of, environment_id, file_names, sync_files
+from penala.workspace.artifacts import Digests, digest, digest_of, environment_id, file_names, move, sync_files
 from penala.workspace.commands import render
 from penala.workspace.events import EventFile
 from penala.workspace.plan import File, Literal, Step, Value
@@ -203,7 +203,7 @@ class StepFolder:
         for name, found in digests.items():
             source, target = self.output(name, number), self.artifact(found)
             if source.exists() and not target.exists():
-                _move(source, target)
+                move(source, target)
             if not target.exists():
                 return False
         for folder in (self.folder / "outputs", self.work(number)):
@@ -276,14 +276,6 @@ def _oom_kills() -> int:
             return next(int(line.split()[1]) for line in file if line.startswith("oom_kill "))
     except (OSError, StopIteration):
         return 0
-
-
-def _move(source: Path, target: Path) -> None:
-    try:
-        os.replace(source, target)
-    except OSError:
-        if not target.exists():  # otherwise another job was faster with the same content
-            raise
 
 
 def _ended(code: int) -> str:

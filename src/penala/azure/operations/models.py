@@ -11,7 +11,7 @@ from azure.core.exceptions import ResourceNotFoundError
 
 from penala.azure.failures import refusal
 from penala.azure.place import AzurePlace, job_of, path_at
-from penala.workspace.artifacts import digest_of, file_names, sync_files
+from penala.workspace.artifacts import keep
 from penala.workspace.client import Workspace
 
 DESCRIPTION = "description"  # the property that holds a model's description
@@ -96,8 +96,4 @@ def _content(workspace: Workspace, model: Model) -> tuple[str, str | None]:
     with tempfile.TemporaryDirectory(prefix=".model-", dir=workspace.artifacts) as work:
         copy = Path(work) / "copy"
         shutil.copytree(folder, copy, ignore=shutil.ignore_patterns("__pycache__"))
-        sync_files(copy / name for name in file_names(copy))
-        digest = digest_of(copy)
-        if not (workspace.artifacts / digest).exists():
-            copy.rename(workspace.artifacts / digest)
-    return digest, job_of(str(model.path))
+        return keep(workspace.store, copy), job_of(str(model.path))
