@@ -5,6 +5,7 @@ import torch
 
 from penala.endpoint.deployment import deployment_app
 from penala.endpoint.serving import RequestSettings
+from penala.engines.engine import Generation
 from penala.engines.transformers_engine import open_engine
 from penala.tokens.chat_tokenizer import ChatTokenizer
 
@@ -38,9 +39,9 @@ def question() -> list[dict[str, str]]:
 
 
 @pytest.fixture
-def expected(engine, tokenizer):
-    """Return the greedy reply that the engine itself gives to a conversation."""
-    from penala.engines.engine import Generation
+def expected(chat_model, tokenizer):
+    """Return the greedy reply that an engine gives to a conversation; not the application's, which its thread owns."""
+    engine = open_engine(chat_model, dtype=torch.float32)
 
     def reply(messages, max_new_tokens):
         prompt = tuple(tokenizer.prompt(messages))
