@@ -11,6 +11,7 @@ medians are compared. Peak memory is that of the process, plus that of the large
 import argparse
 import importlib
 import json
+import math
 import os
 import random
 import resource
@@ -23,31 +24,49 @@ from pathlib import Path
 
 from turns import take_turns
 
-SHARE_WITH_ACCENTS = 0.25  # of the rows: 26 % of ultrachat's are not ASCII
-WORDS = 4000
-WORDS_A_MESSAGE = (10, 230)
+SHARE_NOT_ASCII = 0.26  # of the rows
+WORDS = 4000  # are known
 
 
 def write_rows(path: Path, num_bytes: int) -> None:
-    """Write conversations of two to eight messages with prompt and prompt_id, until the file is large enough."""
+    """Write conversations in the shape of ultrachat_200k until the file is large enough.
+
+    The figures are those of 248 rows: turns, length of texts (of questions the half are short), 8 line ends and 2
+    quotes a 1,000 characters, 26 % of the rows not ASCII, most of those for a few characters, a few for a passage.
+    """
     rng = random.Random(0)
     plain = ["".join(rng.choices("etaoinshrdlcum", k=rng.randint(2, 9))) for _ in range(WORDS)]
-    plain += ['"so"', "end.\n\n", "one,", "it's"] * (WORDS // 40)
-    accented = [*plain, *("café", "naïve", "\u201cso\u201d", "\u2019s") * (WORDS // 40)]
+    plain += ["end.\n\n"] * (WORDS // 45) + ['"so"', "it's"] * (WORDS // 200)
+    accented = ["café", "naïve", "\u201cso\u201d", "it\u2019s", "20\u00b0", "\u2022 one"]
     written = 0
     with path.open("w", encoding="utf-8") as file:
         while written < num_bytes:
-            words = accented if rng.random() < SHARE_WITH_ACCENTS else plain
-            texts = [
-                " ".join(rng.choices(words, k=rng.randint(*WORDS_A_MESSAGE))) for _ in range(rng.choice((2, 4, 6, 8)))
-            ]
-            roles = ("user", "assistant") * 4
-            row = {
-                "prompt": texts[0],
-                "prompt_id": sha256(texts[0].encode()).hexdigest(),
-                "messages": [{"content": text, "role": role} for text, role in zip(texts, roles, strict=False)],
-            }
-            written += file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            row = _row(rng, plain, accented)
+            written += len(row.encode())
+            file.write(row)
+
+
+def _row(rng: random.Random, plain: list[str], accented: list[str]) -> str:
+    (turns,) = rng.choices((1, 2, 3, 4), (47, 34, 14, 5))
+    texts = []
+    for _ in range(turns):
+        for median, spread in ((23, 1.2), (180, 0.7)):  # words of a question, of an answer
+            texts.append(rng.choices(plain, k=max(round(rng.lognormvariate(math.log(median), spread)), 3)))
+    if rng.random() < SHARE_NOT_ASCII:
+        words = rng.choice(texts)
+        for at in rng.choices(range(len(words)), k=1 + int(rng.expovariate(1 / 3))):
+            words[at] = rng.choice(accented)
+        if rng.random() < SHARE_NOT_ASCII / 4:
+            words += rng.choices(("\u5b66\u800c\u65f6\u4e60\u4e4b\uff0c", "\u4e0d\u4ea6\u8bf4\u4e4e\u3002"), k=60)
+    said = [" ".join(words) for words in texts]
+    row = {
+        "prompt": said[0],
+        "prompt_id": sha256(said[0].encode()).hexdigest(),
+        "messages": [
+            {"content": text, "role": role} for text, role in zip(said, ("user", "assistant") * turns, strict=True)
+        ],
+    }
+    return json.dumps(row, ensure_ascii=False) + "\n"
 
 
 def json_loads(path: Path) -> int:
