@@ -65,6 +65,11 @@ def test_any_text_is_one_argument(value: str) -> None:
         '/bin/sh -ec "' + PRINT.replace('"', '\\"') + "'${{inputs.x}}'\"",
         "true && bash -c '" + PRINT + "${{inputs.x}}'",
         "cat <(" + PRINT + "${{inputs.x}})",
+        'true && bash -c "' + PRINT.replace('"', '\\"') + "'${{inputs.x}}'\"",
+        'true && sh -c "' + PRINT.replace('"', '\\"') + '${{inputs.x}}"',
+        'echo "`' + PRINT + ' ${{inputs.x}}`"',
+        "cat <<EOF\n$(" + PRINT + "${{inputs.x}})\nEOF",
+        "cat > /dev/null <<-'END'; " + PRINT + "${{inputs.x}}\n\tdon't ${{inputs.x}} $(\n\tEND\ntrue",
     ],
 )
 def test_with_a_shell_a_value_is_one_argument(template: str, tmp_path: "os.PathLike[str]") -> None:
@@ -78,6 +83,28 @@ def test_with_a_shell_a_value_is_one_argument(template: str, tmp_path: "os.PathL
 
         assert ran.stdout == f"[{value!a}]\n", ran.stderr
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("value", HOSTILE)
+@pytest.mark.parametrize("start", ["<<EOF", "<<-EOF", "<< 'EOF'", '<<"EOF"', "<<\\EOF"])
+def test_a_here_document_holds_each_value_as_it_is(start: str, value: str) -> None:
+    """A shell expands it unless the delimiter is quoted; around it the quotes of its text mean nothing."""
+    command = render(f"cat {start} && echo ${{{{inputs.x}}}}\nit's <${{{{inputs.x}}}}>\nEOF\n", {"inputs.x": value})
+    ran = subprocess.run(command.argv, env={**os.environ, **command.env}, capture_output=True, text=True)
+
+    assert ran.stdout == f"it's <{value}>\n{value}\n", ran.stderr
+
+
+@pytest.mark.parametrize("value", ["a\nEOF\ntouch pwned", "a\nEOF", "EOF\n"])
+def test_a_value_does_not_end_its_here_document(value: str) -> None:
+    """The shell would run what follows."""
+    with pytest.raises(UsageError, match="holds the line that ends its here-document"):
+        render("cat <<'EOF'\n${{inputs.x}}\nEOF", {"inputs.x": value})
+
+
+def test_a_name_may_hold_hyphens_and_dots() -> None:
+    """As in Azure ML's own placeholders."""
+    assert render("a ${{inputs.my-x.y}}", {"inputs.my-x.y": "1"}).argv == ["a", "1"]
 
 
 def test_parts_without_their_values_are_left_out() -> None:
@@ -113,7 +140,6 @@ def test_python_is_the_one_that_runs_penala() -> None:
     [
         ("prog ${{inputs.x}}", "needs inputs.x, which has no value"),
         ("prog 'open", "cannot be read: No closing quotation"),
-        ('true && bash -c "echo ${{inputs.y}}"', "stands in a script in double quotes"),
     ],
 )
 def test_what_cannot_be_filled_in_is_refused(template: str, message: str) -> None:

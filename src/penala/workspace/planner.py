@@ -17,8 +17,8 @@ from penala.workspace.components import MODES, Binding, CommandComponent, Node, 
 from penala.workspace.places import Place, Problems
 from penala.workspace.plan import File, Literal, Plan, Step, Upstream, Value, feeders
 
-_INPUT = re.compile(r"\$\{\{\s*(?:parent\.)?inputs\.([\w.]+)\s*\}\}")
-_JOB_OUTPUT = re.compile(r"\$\{\{\s*(?:parent\.)?jobs\.([\w-]+)\.outputs\.([\w.]+)\s*\}\}")
+_INPUT = re.compile(r"\$\{\{\s*(?:parent\.)?inputs\.([\w.-]+)\s*\}\}")
+_JOB_OUTPUT = re.compile(r"\$\{\{\s*(?:parent\.)?jobs\.([\w-]+)\.outputs\.([\w.-]+)\s*\}\}")
 _USE = "use ${{parent.inputs.X}} or ${{parent.jobs.X.outputs.Y}}"
 _DURATION = re.compile(r"P(?:(\d+)D)?(?:T(?:(\d+)H)?(?:(\d+)M)?(?:(\d+)S)?)?")
 _MACHINE = re.compile(r"(compute|instance_type|shm_size)_")  # inputs that say where a step runs; it runs here
