@@ -119,7 +119,7 @@ def test_line_separators_of_unicode_do_not_end_a_line(write):
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
 def test_lines_that_cross_a_block_are_whole(write, end):
     """Rows longer than a block of the reader, and line ends on its border, change nothing."""
-    long = {"messages": [{"role": "user", "content": "x" * BLOCK_BYTES}, {"role": "assistant", "content": "y"}]}
+    long = {"messages": [{"role": "user", "content": "x" * 2 * BLOCK_BYTES}, {"role": "assistant", "content": "y"}]}
     filler = json.dumps(SECOND)
     text = json.dumps(long) + end + filler + " " * (BLOCK_BYTES - 1 - len(filler)) + end + json.dumps(SECOND) + end
     checked = check(write("a.jsonl", text), minimum_rows=0)

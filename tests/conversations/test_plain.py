@@ -4,12 +4,13 @@ import json
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from penala.conversations.check import check
-from penala.conversations.measured import VECTOR_BYTES, Measure, measured
-from penala.conversations.plain import PlainReader
+from penala.conversations.judge import Judge
+from penala.conversations.plain import ODD_ESCAPE, PlainReader
 from penala.conversations.rules import sha256
 
 # texts that are likely to be odd: markers, escapes, blanks, controls, halves of surrogate pairs
@@ -64,29 +65,34 @@ def test_the_fast_way_says_and_reads_what_the_careful_way_does(content):
     assert [(row.line, row.row) for row in fast_rows] == [(row.line, row.row) for row in careful_rows]
 
 
-@given(st.lists(lines() | st.sampled_from([b"", b" ", b'{"\\u0041', b'u\\"', b'\\\\"\\"']), max_size=4), st.booleans())
-def test_numpy_measures_as_bytes_do(content, is_ended):
-    """The two ways to measure lines agree, and a line measures the same alone."""
-    block = b"\n".join(content) + b"\n" * is_ended
-    by_numpy, by_bytes = Measure(VECTOR_BYTES), Measure(0)
-    found = list(by_numpy.lines(block))
-
-    assert found == list(by_bytes.lines(block))
-    assert by_numpy.num_lines == by_bytes.num_lines
-    assert [(line.num_quotes, line.has_code) for line in found] == [
-        (alone.num_quotes, alone.has_code) for alone in (measured(bytes(line.data)) for line in found)
-    ]
-
-
-def test_plain_rows_take_the_fast_way():
+@pytest.mark.parametrize("keys", [("role", "content"), ("content", "role")])
+@pytest.mark.parametrize("style", [{}, {"separators": (",", ":")}, {"ensure_ascii": True}, {"indent": 1}])
+def test_plain_rows_take_the_fast_way(style, keys):
     """The rows that most files are made of are proved plain, with and without ultrachat's and other columns."""
-    messages = [{"role": "user", "content": 'Say "é"\n'}, {"role": "assistant", "content": "é <b>\\"}]
+    said = {"role": ("user", "assistant"), "content": ('Say "é"\n', "• é <b>% \\")}
+    messages = [{key: said[key][i] for key in keys} for i in range(2)]
     row = {"prompt": 'Say "é"\n', "prompt_id": sha256('Say "é"\n'), "messages": messages, "id": 3, "source": None}
     reader = PlainReader(list(row))
 
-    for line in (row, {"messages": messages}, {"messages": messages, "id": "x"}):
-        plain = reader.read(measured(json.dumps(line, ensure_ascii=False).encode()))
+    for line in (row, {"messages": messages}, {"messages": messages, "id": "x%"}):
+        data = json.dumps(line, **{"ensure_ascii": False, **style}).encode()
+        plain = reader.read(data, odd=ODD_ESCAPE.search(data) is not None)
         assert plain is not None
-        assert plain.texts == ['Say "é"\n', "é <b>\\"]
-        assert reader.columns_of(plain) == {key: value for key, value in line.items() if key != "messages"}
-    assert reader.read(measured(json.dumps({**row, "new": 1}).encode())) is None
+        assert plain.texts() == list(said["content"])
+        assert plain.column_values() == {key: value for key, value in line.items() if key != "messages"}
+    assert reader.read(json.dumps({**row, "new": 1}).encode(), odd=True) is None
+
+
+@pytest.mark.parametrize("ensure_ascii", [True, False])
+def test_a_row_says_the_same_in_every_spelling(ensure_ascii):
+    """Escapes, blanks and the order of keys are the writer's: what is said is one."""
+    messages = [{"role": "user", "content": "naïve \x0c/"}, {"role": "assistant", "content": 'é\t"\u2028\\'}]
+    row = {"prompt": "naïve \x0c/", "messages": messages}
+    turned = {"messages": [dict(reversed(message.items())) for message in messages], "prompt": "naïve \x0c/"}
+    judge = Judge("messages", {}, list(row))
+    careful = Judge("messages", {"messages": "messages"}, list(row))
+    one = judge.row(json.dumps(row).encode())[0].said
+
+    assert one is not None
+    assert judge.row(json.dumps(turned, ensure_ascii=ensure_ascii).replace("/", "\\/").encode())[0].said == one
+    assert careful.row(json.dumps(turned, ensure_ascii=ensure_ascii, indent=0).encode())[0].said == one

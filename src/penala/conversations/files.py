@@ -24,7 +24,7 @@ SUFFIXES = JSON_SUFFIXES + TABLE_SUFFIXES + ARROW_SUFFIXES
 DATA_FILES = f"data files end in {', '.join(SUFFIXES)} (or .gz)"
 # written beside the shards by datasets.save_to_disk and by hub downloads; they are about the data
 ABOUT_DATA = {"dataset_info.json", "dataset_dict.json", "state.json", "dataset_infos.json"}
-BLOCK_BYTES = 1 << 18  # fits the cache of a core
+BLOCK_BYTES = 1 << 16  # malloc gives and takes larger ones page by page
 _HEAD_BYTES = 64
 _GZIP = b"\x1f\x8b"
 _MARKS = (  # longer marks first: UTF-32's starts like UTF-16's

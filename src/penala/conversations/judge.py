@@ -6,11 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+import msgspec
+
 from penala.conversations.conversation import NOTHING, Message
 from penala.conversations.decode import decode_row
 from penala.conversations.faults import CODES, Fault
-from penala.conversations.measured import Measure, measured
-from penala.conversations.plain import PlainReader
+from penala.conversations.json_text import is_blank, unix_lines
+from penala.conversations.plain import ODD_ESCAPE, PlainReader
 from penala.conversations.rules import faults_of, has_marker
 from penala.conversations.schemas import Names, Row, read_row, renamed
 from penala.conversations.seen import Said, row_key, said_of
@@ -54,28 +56,33 @@ class Verdicts:
 class Judge:
     """Judges the rows of one file of some size, in one schema; `columns` are those of its first row."""
 
-    def __init__(self, schema: str, names: Names, columns: Sequence[str], file_bytes: int = 0) -> None:
+    def __init__(self, schema: str, names: Names, columns: Sequence[str]) -> None:
         self.schema, self.names, self.columns = schema, names, columns
         self._plain = PlainReader(columns) if schema == "messages" and not names else None
-        self._measure = Measure(file_bytes)
 
     def block(self, block: bytes) -> Verdicts:
         """Judge a block of whole lines."""
         verdicts = Verdicts(len(block))
         keys, prompts, ids = verdicts.said
-        for line in self._measure.lines(block):
-            row = self._plain.read(line) if self._plain is not None else None
-            if row is None:
-                verdicts.others.append((line.number, self._careful(bytes(line.data))[0]))
+        is_odd = ODD_ESCAPE.search
+        lines = unix_lines(block).split(b"\n")
+        verdicts.num_lines = len(lines) - (not lines[-1])
+        some_odd = is_odd(block) is not None
+        for number, line in enumerate(lines):
+            if is_blank(line):
                 continue
-            verdicts.lines.append(line.number)
+            odd = some_odd and is_odd(line) is not None
+            row = self._plain.read(line, odd=odd) if self._plain is not None else None
+            if row is None:
+                verdicts.others.append((number, self._careful(line)[0]))
+                continue
+            verdicts.lines.append(number)
             key, prompt, prompt_id = row.said
             keys.append(key)
             prompts.append(prompt)
             ids.append(prompt_id)
-            if has_marker(row.joined):
-                verdicts.markers.append(line.number)
-        verdicts.num_lines = self._measure.num_lines
+            if row.has_marker:
+                verdicts.markers.append(number)
         return verdicts
 
     def row(self, data: bytes | dict[str, Any] | Fault) -> tuple[Verdict, Contents | None]:
@@ -83,11 +90,11 @@ class Judge:
         if (
             self._plain is not None
             and isinstance(data, bytes)
-            and (plain := self._plain.read(measured(data))) is not None
+            and (plain := self._plain.read(data, odd=ODD_ESCAPE.search(data) is not None)) is not None
         ):
-            messages = [Message(role, text, NOTHING) for role, text in zip(plain.roles, plain.texts, strict=True)]
-            columns = self._plain.columns_of(plain) or NOTHING
-            return Verdict((), plain.said, has_marker(plain.joined)), Contents(tuple(messages), None, columns)
+            messages = [Message(role, text, NOTHING) for role, text in zip(plain.roles, plain.texts(), strict=True)]
+            columns = plain.column_values() or NOTHING
+            return Verdict((), plain.said, plain.has_marker), Contents(tuple(messages), None, columns)
         verdict, row = self._careful(data)
         if row is None:
             return verdict, None
@@ -99,12 +106,13 @@ class Judge:
         row, faults = self._read(data)
         if row is None or any(CODES[fault.code].level == "error" for fault in faults):
             return Verdict(faults, None), None
-        joined = "\0".join(turn.content or "" for turn in row.turns)
+        texts = [turn.content or "" for turn in row.turns]
         written = tuple(turn.written for turn in row.turns)
+        contents = b"".join(map(msgspec.json.encode, texts))
         extra = [turn.extra for turn in row.turns]
         more = json.dumps([extra, row.tools], sort_keys=True, default=str) if any(extra) or row.tools else ""
-        said = said_of(row_key(written, joined, more), row.columns.get("prompt"), row.columns.get("prompt_id"))
-        return Verdict(faults, said, has_marker(joined), _unrendered(row)), row
+        said = said_of(row_key(written, contents, more), row.columns.get("prompt"), row.columns.get("prompt_id"))
+        return Verdict(faults, said, has_marker("\0".join(texts)), _unrendered(row)), row
 
     def _read(self, data: bytes | dict[str, Any] | Fault) -> tuple[Row | None, list[Fault]]:
         if isinstance(data, Fault):
