@@ -1,6 +1,7 @@
 """Job documents: what each feature of Azure ML's job YAML becomes, and everything that is refused before it runs."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -257,6 +258,16 @@ def test_settings_resources_and_variables(read: Read) -> None:
     assert "stands in for the environments azureml:env:1" in notes
 
 
+def test_environments_are_told_as_a_person_names_them(read: Read) -> None:
+    """What is written out is not printed, but makes a step another one."""
+    environment = {"image": "ubuntu", "conda_file": {"name": "a"}, "build": {"path": "./docker"}}
+    notes = "\n".join(read({"command": "ls", "environment": environment}).notes)
+    (step,) = read({"command": "ls", "environment": {**environment, "conda_file": {"name": "b"}}}).plan.steps
+
+    assert re.search(r"the environments image ubuntu, inline conda_file \w{8}, build ./docker$", notes)
+    assert step.environment not in notes
+
+
 def test_a_compute_that_is_there_must_be_large_enough(read: Read, workspace: Workspace) -> None:
     """A created compute stands in for its size, and has no more nodes than it was given."""
     workspace.computes.create("gpus", "Standard_NC24ads_A100_v4", ComputeSettings(max_instances=2))
@@ -468,9 +479,9 @@ def test_jobs_that_other_programs_run_are_refused_by_name(read: Read, kind: str)
 
 @pytest.mark.parametrize("kind", ["do_while", "parallel_for", "if_else"])
 def test_control_flow_is_refused_by_name(read: Read, kind: str) -> None:
-    """And nothing of the pipeline is started."""
-    with pytest.raises(UsageError, match=rf"jobs.loop: is of type {kind}, which this workspace does not run"):
-        read(pipeline(one=count(), loop={"type": kind, "body": "${{parent.jobs.one}}"}))
+    """And nothing of the pipeline is started; its own keys are not called misspelt ones of ours."""
+    with pytest.raises(UsageError, match=rf"^\S+ jobs.loop: is of type {kind}, which this workspace does not run"):
+        read(pipeline(one=count(), loop={"type": kind, "body": "${{parent.jobs.one}}", "condition": "x"}))
 
 
 REFUSED: dict[str, tuple[Any, str]] = {
@@ -479,7 +490,11 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "no command": ({"type": "command"}, "has no command"),
     "a list": ("[1, 2]", "is not a job document"),
     "no YAML": ("a: [", r"job.yml:\d+: is not YAML"),
-    "job key": ({"command": "ls", "comput": "x"}, "unknown key 'comput'; did you mean 'compute'"),
+    "job key": ({"command": "ls", "comput": "x"}, "job.yml:2: unknown key 'comput'; did you mean 'compute'"),
+    "variable": (
+        {"command": "ls", "environment_variables": {"A": "${{inputs.x}}"}},
+        "environment_variables.A: the pipeline has no input 'x'",
+    ),
     "node key": (pipeline(a={"command": "ls", "input": {}}), "jobs.a: unknown key 'input'; did you mean 'inputs'"),
     "node name": (pipeline(**{"a/b": {"command": "ls"}}), "jobs.a/b: is no name for a job"),
     "job name": ({"command": "ls", "name": "../x"}, "'../x' is no name for a job"),
@@ -491,6 +506,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "maximum": (pipeline(a=count(share=2)), "jobs.a.inputs.share: is 2.0; use 1 or less"),
     "enum": (pipeline(a=count(unit="word")), "is 'word'; use words, lines. did you mean 'words'"),
     "integer": (pipeline(a=count(repeats=1.5)), "is 1.5; use a whole number"),
+    "list": ({"command": "ls ${{inputs.a}}", "inputs": {"a": [1, 2]}}, "inputs.a: is a list; give one value"),
     "boolean": (pipeline(a=count(strict="often")), "is 'often'; use true or false"),
     "data for a literal": (pipeline(a=count(share={"type": "uri_file", "path": "words.txt"})), "takes a number"),
     "literal for data": (pipeline(a=count(text=3)), "is 3; give the path of a uri_file"),
@@ -543,6 +559,10 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "mpi": (
         {"command": "ls", "distribution": {"type": "mpi", "process_count_per_instance": 2}},
         "distribution: is of type mpi, which this workspace does not start; use pytorch",
+    ),
+    "no distribution": (
+        {"command": "ls", "distribution": {"process_count_per_instance": 1}},
+        "has no type; add `type: py",
     ),
     "distribution": ({"command": "ls", "distribution": {"type": "gloo"}}, "is of unknown type 'gloo'; use pytorch"),
     "instances": ({"command": "ls", "resources": {"instance_count": 0}}, "instance_count: is 0; use 1 or more"),

@@ -85,6 +85,20 @@ def test_hostile_values_arrive_as_they_are_written(run: Run, workspace: Workspac
         assert text_of(workspace, job, name).split("|") == "|".join(HOSTILE).split("|")
 
 
+def test_variables_hold_the_inputs_and_outputs_of_their_step(run: Run, workspace: Workspace) -> None:
+    """Verbatim, whether the pipeline's inputs stand beside them or not."""
+    step = {
+        "command": 'printf %s "$TEXT" > $OUT',
+        "inputs": {"text": "${{parent.inputs.words}}"},
+        "outputs": {"out": "${{parent.outputs.out}}"},
+        "environment_variables": {"TEXT": "${{parent.inputs.words}}-${{inputs.text}}", "OUT": "${{outputs.out}}"},
+    }
+    outputs = {"out": {"type": "uri_file"}}
+    job = run({"type": "pipeline", "inputs": {"words": "a $HOME 'x'"}, "outputs": outputs, "jobs": {"one": step}})
+
+    assert text_of(workspace, job, "out") == "a $HOME 'x'-a $HOME 'x'"
+
+
 def test_a_nested_pipeline_runs_with_its_code(run: Run, workspace: Workspace, tmp_path: Path) -> None:
     """A script in a code folder, with a module beside it, twice, the second on what the first wrote."""
     code = tmp_path / "code"

@@ -130,8 +130,10 @@ def show(workspace: str | None, name: str, as_json: bool, on: str | None) -> Non
     if shown["error"]:
         print(f"error: {shown['error']['what']}")
     steps = [(step["name"], "Completed, reused" if step["reused"] else step["status"]) for step in shown["jobs"]]
-    table(("step", "status"), steps)
-    table(("output", "path"), [(output, about["path"]) for output, about in shown["outputs"].items()])
+    outputs = [(output, about["path"]) for output, about in shown["outputs"].items()]
+    for header, rows in ((("step", "status"), steps), (("output", "path"), outputs)):
+        if rows:
+            table(header, rows)
     _say_next(name, *(("logs", "download", "rerun") if shown["ended"] else ("stream", "logs", "cancel")))
 
 

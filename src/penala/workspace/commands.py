@@ -91,6 +91,11 @@ def render(template: str, values: Mapping[str, str]) -> Command:
     return Command(argv, {f"PENALA_VALUE_{number}": value for number, value in enumerate(found)} if scripts else {})
 
 
+def fill(text: str, values: Mapping[str, str]) -> str:
+    """Return a text that nobody runs with values in it; a placeholder without one stays."""
+    return _PLACEHOLDER.sub(lambda part: values.get(part[1], part[0]), text)
+
+
 def _words(text: str, template: str) -> list[str]:
     """Cut a command into words, or hand it whole to bash when it uses more of a shell than quotes."""
     if "'" not in text and "<<" not in text:  # a shell joins continued lines, but not between single quotes

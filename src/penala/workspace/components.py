@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 
 from penala.errors import NotFound, UsageError, near
 from penala.inputs import DATA_TYPES, LITERAL_TYPES, InputSpec, input_spec
+from penala.workspace.artifacts import digest
 from penala.workspace.commands import placeholders
 from penala.workspace.places import Place, Problems, load_yaml
 
@@ -246,7 +247,9 @@ class Reader:
     def environment(self, value: Any, place: Place) -> str:
         """Return an environment's name, or what defines it, as text."""
         if isinstance(value, Mapping):
-            named = ", ".join(f"{key} {value[key]}" for key in ("name", "image", "conda_file", "build") if key in value)
+            named = ", ".join(
+                _named(key, value[key]) for key in ("name", "image", "conda_file", "build") if key in value
+            )
             return named or "an environment without a name"
         return "" if value is None else str(value)
 
@@ -291,6 +294,10 @@ class Reader:
         if not _NAME.fullmatch(name):
             self.problems.add("is no name for a job", place, "use letters, digits and _")
             return None
+        kind = str(job.get("type") or "").lower()
+        if kind and kind not in ("command", "pipeline", "component"):
+            self.refuse(kind, place, ["command", "pipeline"])
+            return None
         self.problems.check_keys(job, NODE_KEYS, place)
         outputs = self.bindings(job, place)
         component = self._component_of(name, job, place, outputs, parents)
@@ -327,12 +334,9 @@ class Reader:
         parents: Mapping[str, Binding],
     ) -> Component | None:
         """Return what a job of a pipeline runs: the component that it names or holds, or its own command or jobs."""
-        kind = str(job.get("type") or "").lower()
-        if kind and kind not in ("command", "pipeline", "component"):
-            self.refuse(kind, place, ["command", "pipeline"])
-            return None
         reference = job.get("component")
         if reference is not None:
+            kind = str(job.get("type") or "").lower()
             return self.component(reference, place.at("component"), kind if kind != "component" else None)
         defaults = {"name": name, "display_name": name}
         if "jobs" in job:
@@ -472,6 +476,13 @@ def _asset(said: Mapping[str, Any]) -> tuple[str | None, str | None]:
 def _folder_or_file(kind: str | None) -> str:
     """Return an output's type; a literal that a command computes is written into a file."""
     return "uri_file" if kind in LITERAL_TYPES else "uri_folder" if kind in (None, "path") else str(kind)
+
+
+def _named(key: str, value: Any) -> str:
+    """Return a part of an environment as a person names it, with the digest of what is written out."""
+    if key == "build" and isinstance(value, Mapping) and isinstance(value.get("path"), str):
+        value = value["path"]
+    return f"{key} {value}" if isinstance(value, str) else f"inline {key} {digest(['environment/2', value])[:8]}"
 
 
 def _is_path(reference: str) -> bool:

@@ -6,10 +6,11 @@ import re
 import shutil
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from penala.errors import JobError, NotFound, PenalaError, UsageError, near
 from penala.workspace import shim
@@ -31,12 +32,14 @@ _PATIENCE_S = 10.0  # for a runner that is about to end
 class Jobs:
     """The jobs of a workspace."""
 
+    _runners: ClassVar[set[int]] = set()  # of this process; whoever opens a workspace next buries those that ended
+
     def __init__(self, workspace: "Workspace") -> None:
         self.folder = workspace.folder / "jobs"
         self.workspace = workspace
         self.store = workspace.store
         self.digests = Digests(workspace.store)
-        self._runners: set[int] = set()
+        self._reap()
 
     # -- making and running --
 
@@ -264,8 +267,10 @@ class Jobs:
         ]
 
     def titles(self, name: str) -> dict[str, str]:
-        """Return what each step of a job is called for a person."""
-        return {step.name: step.display_name for step in Plan.from_json(self.row(name).spec["plan"]).steps}
+        """Return what each step of a job is called for a person: its name, where others are called the same."""
+        titles = {step.name: step.display_name for step in Plan.from_json(self.row(name).spec["plan"]).steps}
+        shared = Counter(titles.values())
+        return {name: title if shared[title] == 1 else name for name, title in titles.items()}
 
     def outputs(self, name: str) -> dict[str, Path | None]:
         """Return where each output of the pipeline lies, None while its step is not done."""
@@ -297,16 +302,30 @@ class Jobs:
             _copy(source, to / place)
         return [to / place for place in wanted]
 
-    def artifacts(self, name: str) -> dict[str, Path]:
-        """Return what a job's steps left beside their outputs: `outputs`, `logs` and `user_logs/std_log.txt`.
+    def step_outputs(self, name: str, step: str) -> dict[str, Path | None]:
+        """Return where each output of a step lies, None while it is not done; raise NotFound for another name."""
+        plan, done = Plan.from_json(self.row(name).spec["plan"]), self._step(name, step).outputs or {}
+        declared = next(one.outputs for one in plan.steps if one.name == step)
+        return {output: self.workspace.artifacts / done[output] if output in done else None for output in declared}
 
-        Those of a pipeline stand below the step's name; a reused step has what the one before it left.
+    def _step(self, name: str, step: str) -> StepRow:
+        rows = {row.name: row for row in self.steps(self.row(name).name)}
+        if step not in rows:
+            raise NotFound(f"the job has no step '{step}'", where=name, fix=near(step, rows) or ", ".join(rows))
+        return rows[step]
+
+    def artifacts(self, name: str, step: str | None = None) -> dict[str, Path]:
+        """Return what a job's steps left beside their outputs: `outputs`, `logs` and `user_logs/std_log.txt`, and
+        the files that they logged with MLflow.
+
+        Those of a pipeline stand below the step's name, unless it is one step that is asked for; a reused step has
+        what the one before it left.
         """
         from penala.workspace.steps import KEPT
 
-        kind, found = self.row(name).kind, {}
-        for row in self.steps(name):
-            prefix = "" if kind == "command" else f"{row.name}/"
+        kind, found = self.row(name).kind, dict[str, Path]()
+        for row in self.steps(name) if step is None else [self._step(name, step)]:
+            prefix = "" if kind == "command" or step is not None else f"{row.name}/"
             logs = sorted(self._step_folder(row).glob("attempt-*/log.txt"), key=_attempt_number)
             if not logs:
                 continue
@@ -316,7 +335,15 @@ class Jobs:
                 place = self.workspace.artifacts / digest if digest else logs[-1].parent / "work" / kept
                 if place.is_dir() and any(place.iterdir()):
                     found[f"{prefix}{kept[2:]}"] = place
+            logged = self.workspace.folder / "mlartifacts" / str(self._worker(row).run) / "artifacts"
+            for one in sorted(logged.iterdir()) if logged.is_dir() else ():
+                found.setdefault(f"{prefix}{one.name}", one)
         return found
+
+    def _worker(self, row: StepRow) -> StepRow:
+        """Return the step itself, or the one that it was reused from."""
+        job, _, step = (row.reused_from or "").partition("/")
+        return self.store.get(StepRow, job=job, name=step) or row
 
     def _step_folder(self, row: StepRow) -> Path:
         """Return the folder of a step, or of the one that it was reused from."""
@@ -324,12 +351,9 @@ class Jobs:
 
     def logs(self, name: str, step: str | None = None) -> Iterator[tuple[str, str]]:
         """Yield (step, text) of the logs of all attempts, in the order of the steps; or of one step."""
-        rows = {row.name: row for row in self.steps(self.row(name).name)}
-        if step is not None and step not in rows:
-            raise NotFound(f"the job has no step '{step}'", where=name, fix=near(step, rows) or ", ".join(rows))
-        for one in [step] if step is not None else rows:
-            for log in sorted(self._step_folder(rows[one]).glob("attempt-*/log.txt"), key=_attempt_number):
-                yield one, log.read_text(encoding="utf-8", errors="replace")
+        for row in self.steps(self.row(name).name) if step is None else [self._step(name, step)]:
+            for log in sorted(self._step_folder(row).glob("attempt-*/log.txt"), key=_attempt_number):
+                yield row.name, log.read_text(encoding="utf-8", errors="replace")
 
     def result(self, name: str) -> dict[str, Any]:
         """Return the result of a run: what ended how, with the figures of its steps; what did not run is None."""

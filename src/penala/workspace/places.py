@@ -36,9 +36,9 @@ class Problems:
     found: list[UsageError] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
-    def add(self, what: str, place: Place | str, fix: str | None = None) -> None:
-        """Remember a problem, once."""
-        error = UsageError(what, where=_with_line(place), fix=fix or None)
+    def add(self, what: str, place: Place | str, fix: str | None = None, *, key: str = "") -> None:
+        """Remember a problem, once; with the line of `key`, where it is one below the place."""
+        error = UsageError(what, where=_with_line(place, key), fix=fix or None)
         if str(error) not in map(str, self.found):
             self.found.append(error)
 
@@ -77,23 +77,23 @@ class Problems:
             if key in known:
                 continue
             if hint := near(key, known):
-                self.add(f"unknown key '{key}'", place, hint)
+                self.add(f"unknown key '{key}'", place, hint, key=key)
             else:
                 self.note(f"{place.at(key)} has no effect here")
 
 
-def _with_line(place: Place | str) -> str:
-    """Return a place as text, with its line where the document is a YAML file."""
-    if isinstance(place, str) or not place.key:
+def _with_line(place: Place | str, below: str = "") -> str:
+    """Return a place as text, with its line, or that of a key below it, where the document is a YAML file."""
+    if isinstance(place, str) or not (place.key or below):
         return str(place)
     try:
         lines = _lines(yaml.compose(Path(place.source).read_text(encoding="utf-8"), Loader=yaml.SafeLoader))
     except (OSError, ValueError, yaml.YAMLError):
         return str(place)
-    key = place.key
+    key = place.at(below).key
     while key and key not in lines:
         key = key.rpartition(".")[0]
-    return f"{place.source}:{lines[key]}: {place.key}" if key else str(place)
+    return str(replace(place, source=f"{place.source}:{lines[key]}")) if key else str(place)
 
 
 def _lines(node: Any, prefix: str = "") -> dict[str, int]:

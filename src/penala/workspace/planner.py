@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
@@ -12,7 +12,7 @@ from penala.errors import PenalaError, UsageError, near
 from penala.inputs import DATA_TYPES, LITERAL_TYPES, InputSpec
 from penala.workspace.artifacts import digest_of
 from penala.workspace.code import code_digest
-from penala.workspace.commands import placeholders, render
+from penala.workspace.commands import fill, placeholders, render
 from penala.workspace.components import MODES, Binding, CommandComponent, Node, PipelineComponent
 from penala.workspace.places import Place, Problems
 from penala.workspace.plan import File, Literal, Plan, Step, Upstream, Value, feeders
@@ -216,6 +216,7 @@ class Planner:
         values = {name: value for name, value in bound.items() if value is not None and not isinstance(value, Raw)}
         if self.refused == before:
             self._check_command(component, values, node.place)
+        own = {f"inputs.{name}" for name in values} | {f"outputs.{name}" for name in component.outputs}
         return Step(
             name=level.prefix + node.name,
             display_name=node.display_name,
@@ -230,7 +231,7 @@ class Planner:
             resumable=component.tags.get("resumable") == "true",
             exclusive=component.tags.get("exclusive") == "true",
             source=self._source(component),
-            **self._settings(level, node, component),
+            **self._settings(level, node, component, own),
         )
 
     def _check_command(self, component: CommandComponent, values: Mapping[str, Value], place: Place) -> None:
@@ -252,14 +253,18 @@ class Planner:
             return self.snapshot(component)
         return None
 
-    def _settings(self, level: _Level, node: Node, component: CommandComponent) -> dict[str, Any]:
-        """Return what a step's fields hold of its resources, distribution, limits and variables."""
+    def _settings(self, level: _Level, node: Node, component: CommandComponent, own: Collection[str]) -> dict[str, Any]:
+        """Return what a step's fields hold of its resources, distribution, limits and variables.
+
+        Variables may have the step's `own` inputs and outputs in them, which are filled in when it starts.
+        """
         merged: dict[str, dict[str, Any]] = {}
         for origin, place in ((component.settings, component.place), (node.settings, node.place)):
             for key, values in origin.items():
+                known = own if key == "environment_variables" else frozenset()
                 for name, value in values.items():
                     at = place.at(key, name)
-                    merged.setdefault(key, {})[name] = (self._setting(level, value, at), at)
+                    merged.setdefault(key, {})[name] = (self._setting(level, value, at, known), at)
         resources, limits = merged.get("resources", {}), merged.get("limits", {})
         nodes = self._count(resources.get("instance_count"))
         processes = self._processes(merged.get("distribution", {}), nodes, node, component)
@@ -282,7 +287,10 @@ class Planner:
         """Return the processes a node that `distribution` asks for, 0 when it asks for none."""
         if not given or component.is_ours:  # ours take their number of devices as an input
             return 0
-        kind = str(given.get("type", ("", node.place))[0]).lower()
+        if "type" not in given:
+            self.problems.add("has no type", node.place.at("distribution"), "add `type: pytorch`")
+            return 0
+        kind = str(given["type"][0]).lower()
         processes = self._count(given.get("process_count_per_instance"))
         if kind == "pytorch":
             return processes
@@ -313,11 +321,11 @@ class Planner:
         self.problems.add(f"is {text!r}", given[1], "write seconds, above 0")
         return None
 
-    def _setting(self, level: _Level, value: Any, place: Place) -> Any:
-        """Return a setting with the pipeline's inputs filled in."""
+    def _setting(self, level: _Level, value: Any, place: Place, own: Collection[str] = ()) -> Any:
+        """Return a setting with the pipeline's inputs filled in, and without the step's own ones."""
         if isinstance(value, str) and "${{" in value:
             try:
-                return self._filled(level, value, place)
+                return self._filled(level, value, place, own)
             except _Refused as refused:
                 self.problems.add(refused.what, refused.place, refused.fix)
                 return None
@@ -355,6 +363,8 @@ class Planner:
             value = self._inner(spec, value, place)
         if value is None:
             return None
+        if isinstance(value, list):
+            raise _Refused(place, "is a list", "give one value")
         if level is not None and isinstance(value, str) and "${{" in value:
             if match := _JOB_OUTPUT.fullmatch(value.strip()):
                 return self._fitting(spec, self._upstream(level, match[1], match[2], place), place)
@@ -416,15 +426,16 @@ class Planner:
             raise _Refused(place, f"is longer than {MOST_BYTES} bytes", "put it into a file, and give that")
         return text
 
-    def _filled(self, level: _Level, text: str, place: Place) -> str:
-        """Return a text with the values of the pipeline's inputs in it."""
+    def _filled(self, level: _Level, text: str, place: Place, own: Collection[str] = ()) -> str:
+        """Return a text with the values of the pipeline's inputs in it; placeholders of `own` stay."""
+        kept = dict.fromkeys(own, "")
 
         def value(match: re.Match[str]) -> str:
             bound = self._parent(level, InputSpec(match[1], "string"), match[1], place)
             return bound.text if isinstance(bound, Literal) else ""
 
-        filled = _INPUT.sub(value, text)
-        if "${{" in filled:
+        filled = _INPUT.sub(lambda match: match[0] if not fill(match[0], kept) else value(match), text)
+        if "${{" in fill(filled, kept):
             raise _Refused(place, f"is {text}", _USE)
         return filled
 

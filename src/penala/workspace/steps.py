@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from penala.errors import JobError
 from penala.workspace import shim
 from penala.workspace.artifacts import Digests, digest, digest_of, environment_id, file_names, move, sync_files
-from penala.workspace.commands import render
+from penala.workspace.commands import fill, render
 from penala.workspace.events import EventFile
 from penala.workspace.plan import File, Literal, Step, Value
 
@@ -112,12 +112,13 @@ class StepFolder:
         """
         self._prepare_work(number)
         self._prepare_outputs(number)
-        command = render(self.step.command, self._values(number))
+        values = self._values(number)
+        command = render(self.step.command, values)
         ranks = [self.step.processes, self.step.nodes]
         launcher = [sys.executable, "-I", "-S", _RANKS, *map(str, ranks)] if self.step.processes else []
         description = {
             "argv": launcher + command.argv,
-            "env": {**variables, **self._environment(number), **command.env},
+            "env": {**variables, **self._environment(values, number), **command.env},
             "cwd": str(self.work(number)),
             "grace_s": GRACE_S,
             "timeout_s": self.step.timeout_s,
@@ -168,13 +169,13 @@ class StepFolder:
                 values[f"inputs.{name}"] = str(self.artifact(self.upstream[value.step][value.output]))
         return values
 
-    def _environment(self, number: int) -> dict[str, str]:
+    def _environment(self, values: Mapping[str, str], number: int) -> dict[str, str]:
         given = self.step.variables
         path = given.get("PATH") or os.environ.get("PATH", os.defpath)
         return {
             **_ALLOCATOR,
             "PYTHONUNBUFFERED": "1",  # a killed step's last words are in its log
-            **given,
+            **{name: fill(text, values) for name, text in given.items()},
             "PATH": f"{os.path.dirname(sys.executable)}{os.pathsep}{path}",
             "PENALA_WORKSPACE": str(self.workspace),
             "PENALA_CACHE": str(self.workspace / "cache"),
