@@ -60,6 +60,6 @@ def path_at(workspace: Workspace, address: str, kind: str, folder: object) -> Pa
 
 
 def job_of(address: str) -> str | None:
-    """Return the job of azureml://jobs/JOB/outputs/OUTPUT, else None."""
-    found = re.match(r"azureml://jobs/([^/]+)/outputs/", address)
+    """Return the job of azureml://jobs/JOB[/STEP]/outputs/OUTPUT, else None."""
+    found = re.match(r"azureml://jobs/([^/]+)(?:/[^/]+)?/outputs/", address)
     return found[1] if found else None

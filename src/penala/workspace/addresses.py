@@ -2,15 +2,17 @@
 
 data/train.jsonl, file:..., ~/x                       a file or folder, relative to the document
 azureml:NAME:V, azureml:NAME@latest, asset ids        a data asset or a model
-azureml://jobs/J/outputs/O[/paths/P]                  an output of an earlier job
+azureml://jobs/J[/STEP]/outputs/O[/paths/P]           an output of an earlier job, or of one of its steps
+azureml://jobs/J[/STEP]/outputs/artifacts/paths/P     what it left beside its outputs, as `Jobs.artifacts` names it
 azureml://datastores/D/paths/P, and its long form     WORKSPACE/datastores/D/P
 http://..., https://...                               a file, fetched once a job is planned
 """
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,9 +29,10 @@ if TYPE_CHECKING:
     from penala.workspace.places import Place
 
 MODEL_TYPES = frozenset({"mlflow_model", "custom_model", "triton_model"})
-_JOB = re.compile(r"azureml://jobs/([^/]+)/outputs/([^/]+)(?:/paths/(.*))?")
-_DATASTORE = re.compile(r"azureml:/{1,2}(?:subscriptions/.+?/)?datastores/([^/]+)/paths/(.+)")
+_JOB = re.compile(r"azureml://jobs/([^/]+)(?:/([^/]+))?/outputs/([^/]+)(?:/paths/(.*))?")
+DATASTORE = re.compile(r"azureml:/{1,2}(?:subscriptions/.+?/)?datastores/([^/]+)/paths/(.+)")
 _ELSEWHERE = re.compile(r"(wasbs?|abfss?|adl|s3|gs|hdfs|runs|models|git\+https|azureml):/")
+ARTIFACTS = "artifacts"  # the output that every job has
 _FETCH_S = 60.0
 
 
@@ -56,8 +59,8 @@ class Addresses:
         if bare.startswith(("http://", "https://")):
             return self._fetched(bare)
         if match := _JOB.fullmatch(address):
-            return self._output(match[1], match[2], match[3])
-        if match := _DATASTORE.fullmatch(address):
+            return self._output(*match.groups())
+        if match := DATASTORE.fullmatch(address):
             return self._stored(match[1], match[2])
         if assets.is_asset(address) and not _is_path(bare, place.folder):
             return self._asset(address, kind)
@@ -79,23 +82,26 @@ class Addresses:
         except NotFound as error:
             raise NotFound(error.what, fix=error.fix or "`penala data add NAME --from PATH` adds one") from None
 
-    def _output(self, job: str, output: str, below: str | None) -> Path:
-        """Return where an output of an earlier job lies."""
-        outputs = self.workspace.jobs.outputs(job)
+    def _output(self, job: str, step: str | None, output: str, below: str | None) -> Path:
+        """Return where an output of an earlier job, or of one of its steps, lies."""
+        jobs, named = self.workspace.jobs, f"job {job}" if step is None else f"step {step} of job {job}"
+        outputs = jobs.outputs(job) if step is None else jobs.step_outputs(job, step)
+        if output == ARTIFACTS and output not in outputs:
+            return _artifact(jobs.artifacts(job, step), named, unquote(below or "").strip("/"))
         if output not in outputs:
             fix = near(output, outputs) or (f"there are {', '.join(outputs)}" if outputs else None)
-            raise NotFound(f"job {job} has no output '{output}'", fix=fix)
+            raise NotFound(f"{named} has no output '{output}'", fix=fix)
         path = outputs[output]
         if path is None:
-            raise UsageError(f"job {job} has not written its output '{output}'", fix="wait until it is Completed")
+            raise UsageError(f"{named} has not written its output '{output}'", fix="wait until it is Completed")
         path = path / unquote(below) if below else path
         if not path.exists():
-            raise NotFound(f"the output '{output}' of job {job} has no {below}")
+            raise NotFound(f"the output '{output}' of {named} has no {below}")
         return path
 
     def _stored(self, datastore: str, below: str) -> Path:
         """Return what stands in for a path in a cloud's datastore: the same path below the workspace."""
-        path = self.workspace.folder / "datastores" / datastore / unquote(below)
+        path = in_datastore(self.workspace.folder, datastore, below)
         if not path.exists():
             fix = f"put its files into {path}, or give a local path"
             raise UsageError(f"the datastore '{datastore}' has no {below} here", fix=fix)
@@ -124,6 +130,25 @@ class Addresses:
             raise UsageError(f"{address} cannot be fetched: {error}", fix="give a local path") from None
         half.replace(path)
         return path
+
+
+def _artifact(artifacts: Mapping[str, Path], job: str, below: str) -> Path:
+    """Return the file or folder at a path below a job's artifacts."""
+    for place, path in artifacts.items():
+        inner = path / below[len(place) :].strip("/")
+        if f"{below}/".startswith(f"{place}/") and inner.exists():
+            return inner
+    there = f"it left {', '.join(artifacts)}" if artifacts else "it left none"
+    raise NotFound(f"{job} has no artifact at '{below}'", fix=there)
+
+
+def in_datastore(workspace: Path, datastore: str, below: str) -> Path:
+    """Return what stands in for a path in a cloud's datastore. Raises UsageError for one that leads out of it."""
+    folder = workspace / "datastores"
+    path = Path(os.path.normpath(folder / datastore / unquote(below)))
+    if not path.is_relative_to(folder) or path == folder:
+        raise UsageError(f"the path {below} leads out of the datastore '{datastore}'")
+    return path
 
 
 def _is_path(text: str, folder: Path) -> bool:

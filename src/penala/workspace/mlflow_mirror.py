@@ -212,7 +212,7 @@ class _Job:
         return run
 
     def _new_run(self, name: str, started: float | None, tags: Mapping[str, str]) -> str:
-        tags = {"penala.job": self.name, **tags}
+        tags = {"penala.job": self.name, "mlflow.rootRunId": self.name, **tags}  # notebooks find a job's runs by both
         run: str = self.client.create_run(self.experiment, _millis(started), tags, run_name=name).info.run_id
         return run
 
