@@ -14,7 +14,7 @@ from penala.workspace.client import Workspace
 from penala.workspace.compute import Settings as ComputeSettings
 from penala.workspace.documents import JobDocument, read_job
 from penala.workspace.plan import File, Literal, Plan, Step, Upstream
-from penala.workspace.tail import OutputAsset
+from penala.workspace.tail import OutputAsset, OutputCopy
 
 Read = Callable[..., JobDocument]
 DUMPS = Path(__file__).parent / "dumps"
@@ -291,7 +291,7 @@ def test_outputs_with_a_name_become_assets(read: Read) -> None:
                     "jobs": {
                         "in": {
                             "command": "echo > ${{outputs.model}}/MLmodel",
-                            "outputs": {"model": {"type": "mlflow_model", "name": "toy"}},
+                            "outputs": {"model": {"type": "mlflow_model", "name": "toy", "path": "wasbs://a/b"}},
                         }
                     },
                 },
@@ -304,7 +304,9 @@ def test_outputs_with_a_name_become_assets(read: Read) -> None:
         OutputAsset("two.in.model", "mlflow_model", "toy", None),
     )
     assert document.plan.outputs["two.in.model"] == Upstream("two.in", "model")
-    assert any("kept in the workspace, not at azureml://datastores/d" in note for note in document.notes)
+    assert document.tail.copies == (OutputCopy("report", "d", "${{name}}/"),)
+    assert any("azureml://datastores/d/paths/${{name}}/ is /" in note for note in document.notes)
+    assert any("kept in the workspace, not at wasbs://a/b" in note for note in document.notes)
 
 
 # -- command jobs
@@ -569,6 +571,10 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "timeout": ({"command": "ls", "limits": {"timeout": -1}}, "timeout: is '-1'; write seconds"),
     "too long": ({"command": "ls ${{inputs.a}}", "inputs": {"a": "x" * 131072}}, "longer than 131071 bytes"),
     "no value": ('command: ls ${{inputs.a}}\ninputs: {a: "\\0"}', "holds a NUL character"),
+    "datastore": (
+        {"command": "ls", "outputs": {"o": {"path": "azureml://datastores/d/paths/../../x"}}},
+        "leads out of",
+    ),
     "asset name": ({"command": "ls", "outputs": {"o": {"name": "a:b"}}}, "outputs.o: .*is no name of an asset"),
     "not honoured": (
         {

@@ -268,6 +268,40 @@ def test_a_job_takes_what_an_earlier_one_wrote(run: Run, workspace: Workspace) -
     assert text_of(workspace, second, "o") == "42\n42\n"
 
 
+def test_an_output_goes_to_its_path_in_a_datastore(run: Run, workspace: Workspace) -> None:
+    """Where the next job finds it, under the same address; a folder's other files stay."""
+    address = "azureml://datastores/${{default_datastore}}/paths/out/${{ name }}"
+    folder = workspace.folder / "datastores" / "blobs" / "out"
+    (folder / "j1").mkdir(parents=True)
+    (folder / "j1" / "old").touch()
+    first = {
+        "command": "echo 1 > ${{outputs.o}}/one; echo 2 > ${{outputs.f}}",
+        "outputs": {"o": {"path": address}, "f": {"type": "uri_file", "path": f"{address}/two"}},
+    }
+    settings = {"default_datastore": "azureml:blobs"}
+    job = run({"type": "pipeline", "name": "j1", "settings": settings, "jobs": {"one": first}})
+
+    assert workspace.jobs.row(job).status == "Completed"
+    assert sorted(os.listdir(folder / "j1")) == ["old", "one", "two"]
+    second = {
+        "command": "cat ${{inputs.d}}/one ${{inputs.d}}/two > ${{outputs.out}}",
+        "inputs": {"d": {"path": "azureml://datastores/blobs/paths/out/j1"}},
+        "outputs": {"out": {"type": "uri_file"}},
+    }
+    assert text_of(workspace, run(second), "out") == "1\n2\n"
+
+
+def test_a_command_that_writes_into_its_input_is_told_so(run: Run, workspace: Workspace, tmp_path: Path) -> None:
+    """What it was given is the user's own folder."""
+    (tmp_path / "data").mkdir()
+    job = run({"command": "touch ${{inputs.d}}/new", "inputs": {"d": {"path": "data"}}})
+
+    error = workspace.jobs.row(job).error
+    assert error is not None
+    assert error["what"] == "has changed since the step started"
+    assert "let it work in a copy" in error["fix"]
+
+
 def test_each_rank_of_a_distribution_gets_its_number(run: Run, workspace: Workspace) -> None:
     """`distribution: pytorch` on two nodes of two processes: four ranks with the env:// contract."""
     script = "import os; e = os.environ; print(*(e[k] for k in ('RANK', 'WORLD_SIZE', 'LOCAL_RANK', 'NODE_RANK')))"

@@ -68,12 +68,13 @@ class CommandComponent:
 
 @dataclass(frozen=True, slots=True)
 class Binding:
-    """What a node says of an output: the pipeline's output that it is, and the asset that it becomes."""
+    """What a node says of an output: the pipeline's output that it is, the asset that it becomes, where it goes."""
 
     target: str | None = None
     type: str | None = None
     name: str | None = None
     version: str | None = None
+    path: str | None = None  # as it is written, of another place than the workspace's own
 
 
 @dataclass(frozen=True, slots=True)
@@ -413,16 +414,16 @@ class Reader:
         for name, value in self.mapping(document, "outputs", place).items():
             at = place.at("outputs", name)
             said = {"path": value} if isinstance(value, str) else self.problems.mapping(value, at)
-            target = None
+            target = elsewhere = None
             if isinstance(path := said.get("path"), str):
                 match = _PARENT_OUTPUT.fullmatch(path.strip())
                 target = match[1] if match else None
                 if match is None and (isinstance(value, str) or "${{parent." in path):
                     self.problems.add(f"is {path}", at, "use ${{parent.outputs.X}} of a declared output")
                 elif match is None:
-                    self.problems.note(f"{at}: is kept in the workspace, not at {path}")
+                    elsewhere = path.strip()
             self.check_mode(said.get("mode"), at)
-            found[name] = Binding(target, self._output_type(said.get("type"), at), *_asset(said))
+            found[name] = Binding(target, self._output_type(said.get("type"), at), *_asset(said), elsewhere)
         return found
 
     def _output_type(self, kind: Any, place: Place) -> str | None:

@@ -18,7 +18,7 @@ import yaml
 
 from penala.assets import require_name
 from penala.errors import PenalaError, UsageError, near
-from penala.workspace.addresses import Addresses
+from penala.workspace.addresses import DATASTORE, Addresses, in_datastore
 from penala.workspace.components import (
     COMMAND_KEYS,
     NODE_KEYS,
@@ -32,7 +32,7 @@ from penala.workspace.places import Place, Problems, load_yaml
 from penala.workspace.plan import Literal, Plan, Upstream
 from penala.workspace.planner import Planner
 from penala.workspace.snapshots import Snapshots
-from penala.workspace.tail import OutputAsset, Tail
+from penala.workspace.tail import OutputAsset, OutputCopy, Tail
 
 if TYPE_CHECKING:
     from penala.workspace.client import Workspace
@@ -50,6 +50,7 @@ _KEYS_OF = {
 }
 _SETTINGS = ("force_rerun", "continue_on_step_failure", "default_compute", "default_datastore")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,254}")
+_EXPRESSION = re.compile(r"\$\{\{\s*(\w+)\s*\}\}")
 _HERE = (None, "local", "serverless")
 FINETUNE = "chat_completion_finetune"
 Report = Callable[[dict[str, Any]], None]
@@ -289,9 +290,10 @@ class _Document:
     def _with_assets(
         self, component: PipelineComponent, plan: Plan, named: Mapping[Upstream, Binding]
     ) -> tuple[Plan, Tail]:
-        """Return the tail that registers the outputs which the document names, and the plan that has all of them."""
+        """Return the tail that registers the outputs which the document names, or copies those to which it gives a
+        path in a datastore, and the plan that has all of them."""
         outputs = dict(plan.outputs)
-        found = {name: binding for name, binding in component.outputs.items() if binding.name and name in outputs}
+        found = {name: binding for name, binding in component.outputs.items() if name in outputs}
         for upstream, binding in named.items():
             known = next((name for name, bound in outputs.items() if bound == upstream), None)
             name = known or f"{upstream.step}.{upstream.output}"
@@ -301,11 +303,29 @@ class _Document:
         assets = [
             OutputAsset(name, binding.type or plan.output_type(name), str(binding.name), binding.version)
             for name, binding in found.items()
+            if binding.name
         ]
         for asset in assets:
             with self.problems.collected(self.place.at("outputs", asset.output)):
                 require_name(asset.name, asset.version)
-        return plan, Tail(assets=tuple(assets))
+        copies = [self._copy(name, binding.path) for name, binding in found.items() if binding.path]
+        return plan, Tail(assets=tuple(assets), copies=tuple(filter(None, copies)))
+
+    def _copy(self, output: str, address: str) -> OutputCopy | None:
+        """Return what brings an output to the address that the document gives it; None for one that is not here."""
+        place = self.place.at("outputs", output)
+        settings = self.reader.mapping(self.document, "settings", self.place)
+        datastore = str(settings.get("default_datastore") or "workspaceblobstore").removeprefix("azureml:")
+        known = {"default_datastore": datastore, "output_name": output, "name": "${{name}}"}
+        filled = _EXPRESSION.sub(lambda part: known.get(part[1], part[0]), address)
+        match = DATASTORE.fullmatch(filled)
+        if match is None or "${{" in filled.replace("${{name}}", ""):
+            self.problems.note(f"{place}: is kept in the workspace, not at {address}")
+            return None
+        with self.problems.collected(place):
+            stand_in = in_datastore(self.workspace.folder, match[1], match[2])
+            self.problems.note(f"{place}: {address} is {stand_in} here")
+        return OutputCopy(output, match[1], match[2])
 
     def _slots(self, named: Mapping[str | None, tuple[Place, int]]) -> int:
         """Return how many steps may run side by side on the computes that steps name; say which are not there."""

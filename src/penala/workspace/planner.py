@@ -108,7 +108,7 @@ class Planner:
     snapshot: Callable[[CommandComponent], str | None] = lambda component: None  # artifact of a component's code
     deterministic: bool = True  # unless a component says otherwise
     computes: dict[str | None, tuple[Place, int]] = field(default_factory=dict)  # name: where, and most nodes
-    named: dict[Upstream, Binding] = field(default_factory=dict)  # outputs that jobs give the name of an asset
+    named: dict[Upstream, Binding] = field(default_factory=dict)  # outputs to which jobs give a name or a path
     steps: list[Step] = field(default_factory=list)
     refused: int = 0  # inputs
 
@@ -132,7 +132,7 @@ class Planner:
         for node in level.pipeline.nodes.values():
             compute = self._setting(level, node.compute, node.place.at("compute")) or level.compute
             for output, binding in node.outputs.items():
-                if binding.name and (written := _written(node, output, level.prefix)):
+                if (binding.name or binding.path) and (written := _written(node, output, level.prefix)):
                     self.named[written] = binding
             if isinstance(node.component, CommandComponent):
                 step = self._step(level, node, node.component)
@@ -478,8 +478,8 @@ def _written(node: Node, output: str, prefix: str) -> Upstream | None:
 
 
 def _inferred(value: Mapping[str, Any]) -> str:
-    """Return the type of an input in long form that does not say it."""
-    return "uri_folder" if value.get("path") is not None and "${{" not in str(value["path"]) else ""
+    """Return the type of an input in long form that does not say it; what lies at its path may be a folder, too."""
+    return "uri_file" if value.get("path") is not None and "${{" not in str(value["path"]) else ""
 
 
 def _listed(names: Mapping[str, Any]) -> str | None:

@@ -274,7 +274,7 @@ class Runner:
     def _collect(self, folder: StepFolder, row: StepRow, end: dict[str, Any]) -> None:
         """Keep what a finished step wrote. Its digests are recorded before anything moves: a crash loses nothing."""
         try:
-            folder.check_files(self.digests)
+            folder.check_files(self.digests, after=True)
             outputs = folder.digest_outputs(row.attempt)
         except JobError as error:
             self._fail(row, {**_described(error), "step": row.name}, rc=0, ended=end["ended"])

@@ -93,8 +93,8 @@ class StepFolder:
             return ["file", value.digest, Path(value.path).suffix]
         return ["output", self.upstream[value.step][value.output]]
 
-    def check_files(self, digests: Digests) -> None:
-        """Raise JobError when an input file is no longer what it was when the job was made."""
+    def check_files(self, digests: Digests, *, after: bool = False) -> None:
+        """Raise JobError when an input file is not what it was when the job was made, also `after` the command."""
         for value in self.step.inputs.values():
             if isinstance(value, File):
                 try:
@@ -102,8 +102,11 @@ class StepFolder:
                 except OSError as error:
                     raise JobError(f"cannot be read any more: {error.strerror}", where=value.path) from None
                 if not same:
-                    fix = "run the same command again: it makes a new job"
-                    raise JobError("has changed since the job was made", where=value.path, fix=fix)
+                    what, fix = "has changed since the job was made", "run the same command again: it makes a new job"
+                    if after:
+                        what = "has changed since the step started"
+                        fix = f"if the command writes there, let it work in a copy; else {fix}"
+                    raise JobError(what, where=value.path, fix=fix)
 
     def start(self, number: int, variables: Mapping[str, str]) -> "subprocess.Popen[bytes]":
         """Start attempt `number`, which finds `variables` in its environment; its row must say so already.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 import signal
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
@@ -62,6 +63,15 @@ class OutputAsset:
 
 
 @dataclass(frozen=True, slots=True)
+class OutputCopy:
+    """Copy an output of the job into a datastore, to a path in which ${{name}} is the job's name."""
+
+    output: str
+    datastore: str
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
 class Tail:
     """What is asked for after the steps; a deployment needs a registration, a score a deployment."""
 
@@ -70,6 +80,7 @@ class Tail:
     score: Score | None = None
     mlflow: bool = True  # mirror runs and model version
     assets: tuple[OutputAsset, ...] = ()
+    copies: tuple[OutputCopy, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return the tail as JSON values, for the job's row."""
@@ -84,6 +95,7 @@ class Tail:
             score=Score(**value["score"]) if value["score"] else None,
             mlflow=value["mlflow"],
             assets=tuple(OutputAsset(**asset) for asset in value.get("assets", ())),
+            copies=tuple(OutputCopy(**copy) for copy in value.get("copies", ())),
         )
 
 
@@ -115,7 +127,7 @@ class TailRunner:
         try:
             with raised_when(self.cancelled):
                 self._do("register", self.tail.register, self._register)
-                self._do("assets", self.tail.assets or None, self._keep_assets)
+                self._do("assets", (self.tail.assets or self.tail.copies) or None, self._keep_assets)
                 if self._wants_mirror():
                     self.mirror.start()  # beside the deployment: each waits for the disk while the other one computes
                 self._do("deploy", self.tail.deploy, self._deploy)
@@ -152,7 +164,12 @@ class TailRunner:
         return row.outputs[bound.output]
 
     def _keep_assets(self) -> dict[str, Any]:
-        """Register the outputs that the document names; those of a model's type as models, the others as data."""
+        """Register the outputs that the document names; those of a model's type as models, the others as data.
+
+        Those to which it gives a path are copied there.
+        """
+        from penala.workspace.addresses import in_datastore
+
         models, data = [], []
         for asset in self.tail.assets:
             if asset.type.endswith("_model"):
@@ -161,6 +178,14 @@ class TailRunner:
                 path = self.workspace.artifacts / self._output(asset.output)
                 row = self.workspace.data.add(asset.name, path, asset.version, asset.type, job=self.job)
                 data.append({"name": row.name, "version": row.version, "digest": row.digest})
+        for copy in self.tail.copies:
+            source = self.workspace.artifacts / self._output(copy.output)
+            target = in_datastore(self.workspace.folder, copy.datastore, copy.path.replace("${{name}}", self.job))
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if source.is_dir():
+                shutil.copytree(source, target, dirs_exist_ok=True)
+            else:
+                shutil.copy2(source, target)
         return {"models": models, "data": data}
 
     def _mirror(self) -> dict[str, Any]:
