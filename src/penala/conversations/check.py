@@ -345,11 +345,9 @@ class _FileReader:
         self.row += end - start
         self.part.rows += end - start
         self._count_good(verdicts.said[0][start:end])
-        look = self.seen.look
-        lines, *digests = (column[start:end] for column in (verdicts.lines, *verdicts.said))
-        for line, said in zip(lines, zip(*digests, strict=True), strict=True):
-            for fault in look(said, first + line):
-                self._say(first + line, fault)
+        said = [column[start:end].tolist() for column in verdicts.said]
+        for line, fault in self.seen.look_all(said, [first + line for line in verdicts.lines[start:end]]):
+            self._say(line, fault)
 
     def _take(self, line: int, verdict: Verdict) -> None:
         self.row += 1

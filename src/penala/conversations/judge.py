@@ -93,7 +93,7 @@ class Judge:
             and (plain := self._plain.read(data, odd=ODD_ESCAPE.search(data) is not None)) is not None
         ):
             messages = [Message(role, text, NOTHING) for role, text in zip(plain.roles, plain.texts(), strict=True)]
-            columns = plain.column_values() or NOTHING
+            columns = self._plain.column_values(plain) or NOTHING
             return Verdict((), plain.said, plain.has_marker), Contents(tuple(messages), None, columns)
         verdict, row = self._careful(data)
         if row is None:

@@ -2,14 +2,14 @@
 
 from array import array
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Any
 
+import msgspec
 from xxhash import xxh3_64_intdigest
 
 from penala.conversations.faults import Fault
-from penala.conversations.rules import sha256
 
 # what a row says: 64 bits each of its messages, its prompt and its prompt_id. A bare tuple: there are many of them
 Said = tuple[int, int, int]
@@ -33,19 +33,21 @@ def _roles_digest(roles: tuple[str, ...]) -> int:
 
 def said_of(key: int, prompt: Any, prompt_id: Any) -> Said:
     """Take the digests of a row's columns."""
-    return key, prompt_digest(sha256(prompt)) if isinstance(prompt, str) else NONE, id_digest(prompt_id)
-
-
-def prompt_digest(hexdigest: str) -> int:
-    """Return what stands for a prompt, of which the SHA-256 is known."""
-    return int(hexdigest[:16], 16)
+    return key, text_digest(msgspec.json.encode(prompt)) if isinstance(prompt, str) else NONE, id_digest(prompt_id)
 
 
 def id_digest(prompt_id: Any) -> int:
     """Return what stands for a prompt_id; a number is another one than its digits."""
-    if isinstance(prompt_id, str):
-        return xxh3_64_intdigest(prompt_id.encode())
-    return xxh3_64_intdigest(str(prompt_id).encode(), seed=1) if isinstance(prompt_id, int) else NONE
+    return text_digest(msgspec.json.encode(prompt_id)) if isinstance(prompt_id, str | int) else NONE
+
+
+def text_digest(text: bytes) -> int:
+    """Return what stands for a JSON text as msgspec spells it."""
+    return xxh3_64_intdigest(text)
+
+
+def _are_new(digests: Sequence[int], known: dict[int, int]) -> bool:
+    return len({*digests}) == len(digests) and known.keys().isdisjoint(digests)
 
 
 class Seen:
@@ -64,6 +66,23 @@ class Seen:
         """Say where the rows that follow stand."""
         self._starts.append(len(self._lines))
         self._files.append((split, file))
+
+    def look_all(self, said: Sequence[Sequence[int]], lines: Sequence[int]) -> Iterator[tuple[int, Fault]]:
+        """Remember rows, given by the three columns of what they say; yield what they repeat, each with its line."""
+        keys, prompts, ids = said
+        # most often nothing is repeated, which sets and dictionaries tell faster than rows
+        remembered = [(self._rows, keys)]
+        if any(prompts):
+            remembered += [(self._prompts, prompts), *([(self._ids, ids)] if any(ids) else [])]
+        if all(NONE not in digests and _are_new(digests, known) for known, digests in remembered):
+            rows = range(len(self._lines), len(self._lines) + len(lines))
+            for known, digests in remembered:
+                known.update(zip(digests, rows, strict=True))
+            self._lines.extend(lines)
+            self._prompt_of.extend(prompts)
+            return
+        for line, *row in zip(lines, *said, strict=True):
+            yield from ((line, fault) for fault in self.look((row[0], row[1], row[2]), line))
 
     def look(self, said: Said, line: int) -> Sequence[Fault]:
         """Remember a row; return what it repeats. A repeated row is not blamed for its repeated prompt too."""
