@@ -56,6 +56,15 @@ def test_lines_of_steps_side_by_side_say_whose_they_are(capsys):
     ]
 
 
+def test_a_printed_line_is_shown_as_a_terminal_leaves_it(capsys):
+    """Progress bars overwrite themselves, and colours are no text."""
+    display = Display({})
+    for text in ("plain ü", "\x1b[31mred\x1b[0m", "10%\r20%\r", "\x07bell"):
+        display.show(Event("log", "main", {"text": text}))
+
+    assert capsys.readouterr().err.splitlines() == ["plain ü", "red", "20%", "\\x07bell"]
+
+
 def test_a_machine_gets_one_object_a_line_on_stdout(capsys):
     """Every event is JSON, and nothing else is on stdout."""
     display = JsonDisplay({})

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -221,8 +222,32 @@ def test_a_failed_stream_names_the_step_its_last_lines_and_the_log(tmp_path: Pat
     failed = penala(tmp_path, "jobs", "create", "-f", "job.yml", "--stream")
 
     assert failed.returncode == 1
-    for part in ("step main failed", "the reason", "exit code 7", "log.txt", "penala jobs logs"):
+    for part in ("step main failed", "exit code 7", "log.txt", "penala jobs logs"):
         assert part in failed.stderr
+    assert failed.stderr.splitlines().count("the reason") == 1
+    shown = penala(tmp_path, "jobs", "show", json.loads(penala(tmp_path, "jobs", "list", "--json").stdout)[0]["name"])
+    assert (shown.returncode, len(shown.stdout.splitlines())) == (0, 2)  # its state and why; no empty tables
+
+
+def test_the_stream_of_a_command_job_is_its_log(tmp_path: Path) -> None:
+    """Line by line while it runs, also a last line without its end; Ctrl-C stops following, and says so."""
+    (tmp_path / "job.yml").write_text("command: printf 'one\\ntw'; sleep 1; printf 'o\\n\\nthree'; sleep 600\n")
+    assert penala(tmp_path, "jobs", "create", "-f", "job.yml", "--name", "j1").returncode == 0
+    argv = [sys.executable, "-m", "penala", "-w", str(tmp_path / "ws"), "jobs", "stream", "j1", "--json"]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as streamed:
+        assert streamed.stdout is not None
+        found = []
+        while len(found) < 3:
+            event = json.loads(streamed.stdout.readline())
+            found += [event["text"]] if event["event"] == "log" else []
+        streamed.send_signal(signal.SIGINT)
+        _, said = streamed.communicate()
+
+    assert found == ["one", "two", ""]
+    assert (streamed.returncode, "j1 goes on; `penala jobs stream j1` follows it again" in said) == (1, True)
+    assert "j1 is Canceled" in penala(tmp_path, "jobs", "cancel", "j1").stderr
+    rest = penala(tmp_path, "jobs", "stream", "j1").stderr.splitlines()
+    assert rest[1:5] == ["one", "two", "", "three"]
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """A job as it runs: a live line in a terminal, plain lines in a pipe, JSON for machines."""
 
 import json
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from penala.workspace.client import Workspace
     from penala.workspace.events import Event
 
+_COLOUR = re.compile("\x1b\\[[0-9;?]*[A-Za-z]")
 SECONDS_BETWEEN_LINES = 10.0
 STAGES = {
     "register": "Register the model version",
@@ -53,6 +55,8 @@ class Display:
             self.progress(self._title(event.name), event.data)
         elif event.kind == "note":
             self.line(f"    {self._told(self._title(event.name))}{event.data['text']}")
+        elif event.kind == "log":
+            self.line(_as_seen(event.data["text"]))
 
     def progress(self, title: str, data: Any) -> None:
         """Show how far a step is: not too often, but always its end, and nothing twice."""
@@ -158,15 +162,24 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
 
-def follow(workspace: "Workspace", job: str, display: Display, *, cancel: bool = True) -> None:
-    """Show a job until it ends. Ctrl-C asks it to stop and waits for that; without `cancel` it only stops watching."""
+def _as_seen(line: str) -> str:
+    """Return a printed line as a terminal leaves it: without colours, and what stands behind its last return."""
+    return _COLOUR.sub("", line).rstrip("\r").rpartition("\r")[2]
+
+
+def follow(workspace: "Workspace", job: str, display: Display, *, cancel: bool = True, logs: bool = False) -> None:
+    """Show a job until it ends, with `logs` also what its steps print.
+
+    Ctrl-C asks it to stop and waits for that; without `cancel` it only stops watching.
+    """
     try:
-        for event in workspace.jobs.follow(job, revive=True):
+        for event in workspace.jobs.follow(job, revive=True, logs=logs):
             display.show(event)
     except KeyboardInterrupt:
-        if not cancel:
-            raise
         display.clear()
+        if not cancel:
+            say(f"{job} goes on; `penala jobs stream {job}` follows it again, `penala jobs cancel {job}` ends it")
+            sys.exit(1)
         say("stopping; what is done stays done")
         workspace.jobs.cancel(job)
         for _ in workspace.jobs.follow(job, revive=True):

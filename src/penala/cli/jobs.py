@@ -156,7 +156,8 @@ def stream(workspace: str | None, name: str, as_json: bool, on: str | None) -> N
 def _stream(opened: "Workspace", name: str, *, as_json: bool) -> None:
     """Follow a job, print its result or its summary, and exit 1 unless it is Completed."""
     with Display.choose(opened.jobs.titles(name), as_json=as_json) as display:
-        follow(opened, name, display, cancel=False)
+        # as on Azure ML, a command job is its log; that of a pipeline would mix those of its steps
+        follow(opened, name, display, cancel=False, logs=opened.jobs.row(name).kind == "command")
     result = opened.jobs.result(name)
     if as_json:
         print(json.dumps(result, ensure_ascii=False))
@@ -180,7 +181,7 @@ def _summarise(opened: "Workspace", name: str) -> None:
     error = row.error or {}
     if error.get("step"):
         say(f"step {error['step']} failed")
-    for line in error.get("lines") or ():
+    for line in () if row.kind == "command" else error.get("lines") or ():  # a command's have been shown
         say(f"    {line}")
     if error.get("what"):
         say(f"error: {PenalaError(error['what'], where=error.get('where'), fix=error.get('fix'))}")

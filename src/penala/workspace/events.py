@@ -11,8 +11,8 @@ from penala.errors import JobError
 from penala.workspace import shim
 from penala.workspace.store import StepRow, Store
 
-Kind = Literal["job", "step", "stage", "progress", "metric", "note", "error", "figures"]
-STEP_KINDS = frozenset(get_args(Kind)) - {"job", "step", "stage"}  # what a step writes itself
+Kind = Literal["job", "step", "stage", "progress", "metric", "note", "error", "figures", "log"]
+STEP_KINDS = frozenset(get_args(Kind)) - {"job", "step", "stage", "log"}  # what a step writes itself
 ENDED = ("Completed", "Failed", "Canceled")
 STAGES = ("register", "assets", "deploy", "score", "mlflow")
 RUNNER_LOCK = "runner.lock"  # in a job's folder, held while its runner lives
@@ -24,7 +24,8 @@ class Event:
 
     job: status, error                    step: status (started, reused, completed, failed, canceled), attempt, seconds,
     stage: status (started, completed),         figures, error, reused_from
-           and its result                 the others: as the step wrote them
+           and its result                 log: text, a line that the step's command printed
+                                          the others: as the step wrote them
     """
 
     kind: Kind
@@ -68,13 +69,15 @@ def _event(line: bytes) -> dict[str, Any] | None:
 
 
 class Follower:
-    """Everything that happened and happens in one job, in order, each event once."""
+    """Everything that happened and happens in one job, in order, each event once; with `logs`, what is printed, too."""
 
-    def __init__(self, store: Store, folder: Path, job: str) -> None:
+    def __init__(self, store: Store, folder: Path, job: str, *, logs: bool = False) -> None:
         self.store = store
         self.folder = folder  # of the job
         self.job = job
         self.lock = folder / RUNNER_LOCK
+        self.logs = logs
+        self._logged: dict[Path, int] = {}  # log -> bytes told so far
         self._status = ""
         self._begun: dict[str, int] = {}  # step -> attempt whose start was told
         self._ended: set[str] = set()
@@ -123,6 +126,8 @@ class Follower:
             self._begun[row.name] = row.attempt
             yield Event("step", row.name, {"status": "started", "attempt": row.attempt})
         yield from self._written(row)
+        if self.logs and row.attempt:
+            yield from self._printed(row)
         if row.status in ENDED:
             self._ended.add(row.name)
             seconds = None if row.started is None or row.ended is None else round(row.ended - row.started, 3)
@@ -138,6 +143,20 @@ class Follower:
         for number, event in enumerate(events):
             if not first or event["event"] != "progress" or number == last:
                 yield Event(event.pop("event"), row.name, event)
+
+    def _printed(self, row: StepRow) -> Iterator[Event]:
+        """Yield the lines that the step's command has printed; one without its end waits for it while the step runs."""
+        log = self.folder / row.name / f"attempt-{row.attempt}" / "log.txt"
+        try:
+            with open(log, "rb") as file:
+                file.seek(self._logged.get(log, 0))
+                data = file.read()
+        except FileNotFoundError:
+            return
+        end = len(data) if row.status in ENDED else data.rfind(b"\n") + 1
+        self._logged[log] = self._logged.get(log, 0) + end
+        for line in data[:end].decode(errors="replace").removesuffix("\n").split("\n") if end else ():
+            yield Event("log", row.name, {"text": line})
 
     def _tail(self, result: Mapping[str, Any]) -> Iterator[Event]:
         """Yield which action after the steps has begun and which is done."""

@@ -115,14 +115,16 @@ class Jobs:
             os.close(lock)
         return True
 
-    def follow(self, name: str, *, revive: bool = False, poll_s: float = POLL_S) -> Iterator[Event]:
+    def follow(self, name: str, *, revive: bool = False, logs: bool = False, poll_s: float = POLL_S) -> Iterator[Event]:
         """Yield what happened and happens in a job until it ends; with `revive`, start a new runner when one dies.
+
+        With `logs`, the lines that its steps print are events, too.
 
         When it returns from a canceled job, nothing of that runs any more, its runner included.
         Raises JobError when the runner is gone and the job has not ended.
         """
         self.row(name)
-        follower = Follower(self.store, self.folder / name, name)
+        follower = Follower(self.store, self.folder / name, name, logs=logs)
         revivals = 0
         while True:
             try:
