@@ -126,6 +126,8 @@ def test_what_cannot_run_is_not_kept(workspace, count):
         "chat_completion_pipeline",
         "azureml:chat_completion_pipeline@latest",
         "azureml://registries/azureml/components/chat_completion_pipeline/labels/latest",
+        "azureml://registries/azureml/components/chat_completion_pipeline/labels/default",
+        "azureml:chat_completion_pipeline@default",
         "azureml://registries/azureml/components/chat_completion_pipeline/versions/0.0.82",
     ],
 )

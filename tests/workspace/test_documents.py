@@ -493,6 +493,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "a list": ("[1, 2]", "is not a job document"),
     "no YAML": ("a: [", r"job.yml:\d+: is not YAML"),
     "job key": ({"command": "ls", "comput": "x"}, "job.yml:2: unknown key 'comput'; did you mean 'compute'"),
+    "variable name": ({"command": "ls", "environment_variables": {"A=B": 1}}, "'A=B' is no name for a variable"),
     "variable": (
         {"command": "ls", "environment_variables": {"A": "${{inputs.x}}"}},
         "environment_variables.A: the pipeline has no input 'x'",

@@ -4,6 +4,7 @@ A user's version lies in components/NAME/VERSION: component.yaml, and beside it 
 (code folders, the YAML of a pipeline's commands), so that it outlives the files that it came from.
 """
 
+import re
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 FILE = "component.yaml"
 KINDS = ("command", "pipeline")
+_DEFAULT = re.compile(r"(@|/labels/)default$")
 
 
 class ComponentStore:
@@ -86,10 +88,11 @@ class ComponentStore:
         """Return the YAML of a version, or of the one added last; a user's goes before one that penala ships.
 
         `name` may be all that names a component: azureml:NAME:V, azureml://registries/R/components/NAME/labels/latest.
-        A shipped one stands in for every version that a registry has. Raises NotFound with the near name or the
+        The label `default`, which Azure ML gives to components, is the newest too. A shipped one stands in for every
+        version that a registry has. Raises NotFound with the near name or the
         known versions.
         """
-        wanted = assets.parse(name, "components")
+        wanted = assets.parse(_DEFAULT.sub(rf"\1{assets.LATEST}", name), "components")
         if version != assets.LATEST:
             wanted = assets.AssetName(wanted.name, version, wanted.registry)
         known = self._store.find(ComponentRow, order="created, rowid", name=wanted.name)

@@ -270,6 +270,9 @@ class Planner:
         processes = self._processes(merged.get("distribution", {}), nodes, node, component)
         if nodes > 1 and not processes and not component.is_ours:
             self.problems.note(f"{node.place}: without `distribution` its command is started once, not {nodes} times")
+        for name, (_, at) in merged.get("environment_variables", {}).items():
+            if not name or "=" in name:
+                self.problems.add(f"{name!r} is no name for a variable", at, "use letters, digits and _")
         variables = {
             name: "" if value is None else str(value)
             for name, (value, _) in merged.get("environment_variables", {}).items()
