@@ -55,8 +55,9 @@ def test_ids_are_those_of_the_library(name, normalizer):
         tokenizer.normalizer = normalizer
     known = Words.of(tokenizer)
 
-    @given(TEXTS)
-    def holds(text):
+    @given(TEXTS, st.sampled_from(["", "jam and is"]))
+    def holds(text, latin):
+        text = f"{latin}{text}{latin}{latin}{text}"
         expected = tokenizer.encode(text, add_special_tokens=False).ids
         assert known.ids(text) in (None, expected)
         assert known.ids(text) in (None, expected)
@@ -72,6 +73,29 @@ def test_characters_whose_classes_may_move_are_the_librarys(text):
     tokenizer.normalizer = normalizers.NFC()
 
     assert Words.of(tokenizer).ids(text) is None
+
+
+@pytest.mark.parametrize("name", CUTS)
+@pytest.mark.parametrize("character", ["咖", "☕", "\u017f", "\u0301", "\u1680", "\u0661"])
+def test_a_few_such_characters_do_not_give_a_text_away(name, character):
+    """Only what stands around them, from word to word, is the library's, once for each time."""
+    tokenizer = trained(CUTS[name])
+    known = Words.of(tokenizer)
+    asked = []
+    ask = known._theirs
+    known._theirs = lambda text: asked.append(text) or ask(text)
+    text = f"Kaya is 12  jam and is jam{character}, 'll{character}  is jam<|im_end|>\n{character}and is Kaya and no jam"
+
+    assert known.ids(text) == tokenizer.encode(text, add_special_tokens=False).ids
+    assert asked == [f" jam{character}, 'll{character}  is", f"{character}and"]
+
+
+def test_every_byte_is_spelled_as_byte_level_tokenizers_do():
+    """The library's own table says so."""
+    text = "".join(map(chr, range(0xD800)))
+    ((spelled, _),) = LEVEL.pre_tokenize_str(text)
+
+    assert text.encode().decode("latin-1").translate(words._LEVEL) == spelled
 
 
 @pytest.mark.parametrize("change", ["cut", "split", "prefix", "lowercase", "rstrip", "normalized", "dropout", "none"])

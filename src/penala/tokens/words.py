@@ -3,17 +3,17 @@
 The library takes most of a preparation's time to cut texts into words and to merge the same words again. For the
 byte-level tokenizers whose way to cut is known, a regular expression cuts here and a dictionary remembers. Only
 characters are taken whose classes no version of Unicode will move, and at loading they are compared with the library's
-own cut: texts with others, and tokenizers with another cut, are the library's.
+own cut: passages with others, and tokenizers with another cut, are the library's.
 """
 
 import json
 import re
 import unicodedata
-from collections.abc import Mapping
-from itertools import chain
+from collections.abc import Iterable, Mapping
+from itertools import chain, groupby
 from typing import Any, Self
 
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
+from tokenizers import Tokenizer, models, normalizers
 
 MAXIMUM_WORDS = 1 << 18  # are remembered, some 60 MB
 MAXIMUM_LENGTH = 64  # of a word that is remembered
@@ -21,6 +21,7 @@ MAXIMUM_LENGTH = 64  # of a word that is remembered
 # Latin and general punctuation; without the long s, which is an s where case is ignored
 _CHARACTERS = "".join(map(chr, (*range(0x17F), *range(0x180, 0x250), *range(0x2000, 0x2070))))
 _STRANGE = re.compile(f"[^{re.escape(_CHARACTERS)}]")
+_BETWEEN_WORDS = re.compile("(?<=[A-Za-z])(?= [A-Za-z])")  # all of the expressions below cut here, whatever is around
 # what stands for a class of characters in the expressions below: letters, numbers, white space
 _CLASSES = {
     "<L>": "".join(c for c in _CHARACTERS if unicodedata.category(c)[0] == "L"),
@@ -34,6 +35,9 @@ _QWEN = (
     "|[<S>]+(?![^<S>])|[<S>]+"
 )
 _LLAMA3 = _QWEN.replace("|[<N>]|", "|[<N>]{1,3}|")
+# byte-level tokenizers spell a byte as the character of its number, or from U+0100 on where that one is not seen
+_UNSEEN = (*range(0x21), *range(0x7F, 0xA1), 0xAD)
+_LEVEL = {byte: 0x100 + n for n, byte in enumerate(_UNSEEN)}
 
 
 class Words:
@@ -46,6 +50,7 @@ class Words:
         self._apart = re.compile(f"({'|'.join(map(re.escape, longest_first)) or '(?!)'})")
         self._cut = cut
         self._ids = _Remembered(tokenizer.model)
+        self._tokenizer = tokenizer
         self._normalized = tokenizer.normalizer is not None
 
     @classmethod
@@ -69,17 +74,32 @@ class Words:
 
     def ids(self, text: str) -> list[int] | None:
         """Return the ids of a text; None for one that the tokenizer has to look at itself."""
-        if not text.isascii() and (
-            _STRANGE.search(text) or (self._normalized and not unicodedata.is_normalized("NFC", text))
-        ):
+        if not text.isascii() and self._normalized and not unicodedata.is_normalized("NFC", text):
+            return None
+        is_strange = _is_strange(text)
+        if is_strange and 2 * sum(map(len, filter(_is_strange, _BETWEEN_WORDS.split(text)))) > len(text):
             return None
         ids: list[int] = []
         for n, part in enumerate(self._apart.split(text)):
             if n % 2:
                 ids += self._added[part]
+            elif is_strange:
+                for strange, pieces in groupby(_BETWEEN_WORDS.split(part), _is_strange):
+                    ids += (self._theirs if strange else self._known)("".join(pieces))
             else:
-                ids += chain.from_iterable(map(self._ids.__getitem__, self._cut.findall(part)))
+                ids += self._known(part)
         return ids
+
+    def _known(self, text: str) -> Iterable[int]:
+        return chain.from_iterable(map(self._ids.__getitem__, self._cut.findall(text)))
+
+    def _theirs(self, text: str) -> Iterable[int]:
+        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
+        return ids
+
+
+def _is_strange(text: str) -> bool:
+    return not text.isascii() and _STRANGE.search(text) is not None
 
 
 class _Remembered(dict[str, tuple[int, ...]]):
@@ -88,10 +108,9 @@ class _Remembered(dict[str, tuple[int, ...]]):
     def __init__(self, model: Any) -> None:
         super().__init__()
         self._model = model
-        self._level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
 
     def __missing__(self, word: str) -> tuple[int, ...]:
-        ((spelled, _),) = self._level.pre_tokenize_str(word)
+        spelled = word.encode().decode("latin-1").translate(_LEVEL)
         ids = tuple(token.id for token in self._model.tokenize(spelled))
         if len(word) <= MAXIMUM_LENGTH and len(self) < MAXIMUM_WORDS:
             self[word] = ids
