@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from penala.conversations.check import check
 from penala.conversations.judge import Judge
-from penala.conversations.plain import ODD_ESCAPE, PlainReader
+from penala.conversations.plain import PlainReader
 from penala.conversations.rules import sha256
 
 # texts that are likely to be odd: markers, escapes, blanks, controls, halves of surrogate pairs
@@ -76,11 +76,27 @@ def test_plain_rows_take_the_fast_way(style, keys):
 
     for line in (row, {"messages": messages}, {"messages": messages, "id": "x%"}):
         data = json.dumps(line, **{"ensure_ascii": False, **style}).encode()
-        plain = reader.read(data, odd=ODD_ESCAPE.search(data) is not None)
+        plain = reader.read(data)
         assert plain is not None
-        assert plain.texts() == list(said["content"])
-        assert reader.column_values(plain) == {key: value for key, value in line.items() if key != "messages"}
-    assert reader.read(json.dumps({**row, "new": 1}).encode(), odd=True) is None
+        assert plain.texts(0) == list(said["content"])
+        assert reader.column_values(plain.columns[0]) == {k: value for k, value in line.items() if k != "messages"}
+    assert reader.read(json.dumps({**row, "new": 1}).encode()) is None
+
+
+@pytest.mark.parametrize("separators", [(", ", ": "), (",", ":"), (" ,", ": ")])
+def test_plain_lines_are_read_together(separators):
+    """However a writer separates, and with one line that is not plain the others are read alone."""
+    row = {"id": 1, "messages": [{"role": "user", "content": "a\n"}, {"role": "assistant", "content": "é"}]}
+    lines = [json.dumps({**row, "id": i}, ensure_ascii=False, separators=separators).encode() for i in range(3)]
+    reader = PlainReader(list(row))
+    together = reader.read_lines(b"\n".join(lines) + b"\n")
+
+    assert together is not None
+    assert [together.texts(i) for i in range(3)] == [["a\n", "é"]] * 3
+    assert [reader.column_values(columns) for columns in together.columns] == [{"id": i} for i in range(3)]
+    assert reader.read_lines(b"\n".join([*lines, b"{}"])) is None
+    twice = lines[1].replace(b'"role"', b'"role":"user","role"', 1)
+    assert reader.read_lines(b"\n".join([lines[0], twice])) is None
 
 
 @pytest.mark.parametrize("ensure_ascii", [True, False])

@@ -4,6 +4,7 @@ import json
 from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import compress
 from typing import Any, NamedTuple
 
 import msgspec
@@ -12,7 +13,7 @@ from penala.conversations.conversation import NOTHING, Message
 from penala.conversations.decode import decode_row
 from penala.conversations.faults import CODES, Fault
 from penala.conversations.json_text import is_blank, unix_lines
-from penala.conversations.plain import ODD_ESCAPE, PlainReader
+from penala.conversations.plain import PlainReader, PlainRows
 from penala.conversations.rules import faults_of, has_marker
 from penala.conversations.schemas import Names, Row, read_row, renamed
 from penala.conversations.seen import Said, row_key, said_of
@@ -52,6 +53,13 @@ class Verdicts:
     markers: list[int] = field(default_factory=list)  # their lines that hold a marker
     others: list[tuple[int, Verdict]] = field(default_factory=list)  # (line, what is said) of the other rows
 
+    def take(self, lines: Sequence[int], rows: PlainRows) -> None:
+        """Take rows of which nothing is to be said."""
+        self.lines.extend(lines)
+        for column, digests in zip(self.said, rows.said, strict=True):
+            column.extend(digests)
+        self.markers += compress(lines, rows.has_marker)
+
 
 class Judge:
     """Judges the rows of one file of some size, in one schema; `columns` are those of its first row."""
@@ -63,38 +71,26 @@ class Judge:
     def block(self, block: bytes) -> Verdicts:
         """Judge a block of whole lines."""
         verdicts = Verdicts(len(block))
-        keys, prompts, ids = verdicts.said
-        is_odd = ODD_ESCAPE.search
-        lines = unix_lines(block).split(b"\n")
+        block = unix_lines(block)
+        if self._plain is not None and (rows := self._plain.read_lines(block)) is not None:
+            verdicts.num_lines = len(rows.roles)
+            verdicts.take(range(verdicts.num_lines), rows)
+            return verdicts
+        lines = block.split(b"\n")
         verdicts.num_lines = len(lines) - (not lines[-1])
-        some_odd = is_odd(block) is not None
         for number, line in enumerate(lines):
             if is_blank(line):
                 continue
-            odd = some_odd and is_odd(line) is not None
-            row = self._plain.read(line, odd=odd) if self._plain is not None else None
-            if row is None:
+            if self._plain is not None and (rows := self._plain.read(line)) is not None:
+                verdicts.take((number,), rows)
+            else:
                 verdicts.others.append((number, self._careful(line)[0]))
-                continue
-            verdicts.lines.append(number)
-            key, prompt, prompt_id = row.said
-            keys.append(key)
-            prompts.append(prompt)
-            ids.append(prompt_id)
-            if row.has_marker:
-                verdicts.markers.append(number)
         return verdicts
 
     def row(self, data: bytes | dict[str, Any] | Fault) -> tuple[Verdict, Contents | None]:
         """Judge one record; return what a good one holds too."""
-        if (
-            self._plain is not None
-            and isinstance(data, bytes)
-            and (plain := self._plain.read(data, odd=ODD_ESCAPE.search(data) is not None)) is not None
-        ):
-            messages = [Message(role, text, NOTHING) for role, text in zip(plain.roles, plain.texts(), strict=True)]
-            columns = self._plain.column_values(plain) or NOTHING
-            return Verdict((), plain.said, plain.has_marker), Contents(tuple(messages), None, columns)
+        if self._plain is not None and isinstance(data, bytes) and (rows := self._plain.read(data)) is not None:
+            return _plain_row(rows, self._plain)
         verdict, row = self._careful(data)
         if row is None:
             return verdict, None
@@ -124,6 +120,14 @@ class Judge:
         if row is not None:
             faults.extend(faults_of(row))
         return row, faults
+
+
+def _plain_row(rows: PlainRows, reader: PlainReader) -> tuple[Verdict, Contents]:
+    """Return what is said of a plain row that was read alone, and what it holds."""
+    (said,), (has_marker,) = zip(*rows.said, strict=True), rows.has_marker
+    messages = [Message(role, text, NOTHING) for role, text in zip(rows.roles[0], rows.texts(0), strict=True)]
+    columns = reader.column_values(rows.columns[0]) or NOTHING
+    return Verdict((), said, has_marker), Contents(tuple(messages), None, columns)
 
 
 def _unrendered(row: Row) -> list[str]:

@@ -1,4 +1,4 @@
-"""The fast way through a file of good rows: prove in a few operations that no rule has anything to say.
+"""The fast way through a file of good rows: prove in a few operations a block that no rule has anything to say.
 
 Most rows of most files are plain: text, one JSON object, the usual roles in order. A typed decode that leaves values as
 they are written, and a handful of whole-row tests prove that. A row that is not proved plain is not bad: it takes the
@@ -9,36 +9,26 @@ them to it.
 import hashlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from itertools import chain
 from operator import attrgetter
 from typing import Any, Literal
 
 import msgspec
 
-from penala.conversations.rules import (
-    INVISIBLE,
-    LONG_CHARACTERS,
-    LONG_MESSAGES,
-    has_marker,
-    is_orderly,
-    is_sha256,
-)
-from penala.conversations.seen import NONE, Said, id_digest, row_key, text_digest
+from penala.conversations.rules import INVISIBLE, LONG_CHARACTERS, LONG_MESSAGES, has_marker, is_orderly, is_sha256
+from penala.conversations.seen import NONE, id_digest, row_key, text_digest
 
 # begins an escape that writers need not write; after an escaped backslash it only looks like one
-ODD_ESCAPE = re.compile(rb'\\[^"\\nrt]')
-_CONTROL = re.compile(rb"\\u00|\\b")
-_SPEAKING = frozenset(bytes([*b'"', first]) for first in range(0x21, 0x7F) if first not in b'"\\')
-_SIMPLE = frozenset({b"", b'"', b"t", b"f", b"n"})  # begin no number, no list and no object
+_ODD_ESCAPE = re.compile(rb'\\[^"\\nrt]')
+_CONTROL = re.compile(rb"\\u00|\\b|\x7f")
+_QUOTE = ord('"')
+_VISIBLE = frozenset(range(0x21, 0x7F)) - {*b'"\\'}
 _HOLE = "\ue000"
-_NOT_PLAIN = ("messages", "tools", "functions")
-_STYLES = [
-    (keys, separators)
-    for separators in ((", ", ": "), (",", ":"))
-    for keys in (("role", "content"), ("content", "role"))
-]
-_role_of, _content_of = attrgetter("role"), attrgetter("content")
+_NOT_PLAIN = ("tools", "functions")
+_role_of, _content_of, _messages_of = attrgetter("role"), attrgetter("content"), attrgetter("messages")
 _decode_text: Any = msgspec.json.Decoder(str).decode
+_Roles = tuple[str, ...]
 
 
 class _Message(msgspec.Struct, forbid_unknown_fields=True, gc=False):
@@ -46,18 +36,18 @@ class _Message(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     content: msgspec.Raw
 
 
-class PlainRow(msgspec.Struct, gc=False):
-    """A row without a fault, its values as JSON texts."""
+class PlainRows(msgspec.Struct, gc=False):
+    """Rows without a fault; each list has one item a row."""
 
-    roles: tuple[str, ...]
-    contents: list[bytes]
-    columns: list[bytes]  # those of the reader; empty where the row has none
-    said: Said
-    has_marker: bool
+    roles: list[_Roles]
+    contents: list[list[bytes | msgspec.Raw]]  # JSON texts
+    columns: list[tuple[bytes | msgspec.Raw, ...]]  # JSON values of the reader's columns, empty where a row has none
+    said: tuple[list[int], list[int], list[int]]  # see Said
+    has_marker: list[bool]
 
-    def texts(self) -> list[str]:
-        """Return what each message says."""
-        return [_decode_text(content) for content in self.contents]
+    def texts(self, row: int) -> list[str]:
+        """Return what each message of a row says."""
+        return list(map(_decode_text, self.contents[row]))
 
 
 class PlainReader:
@@ -65,98 +55,139 @@ class PlainReader:
 
     def __init__(self, columns: Sequence[str] = ()) -> None:
         # decoders refuse odd names; a row with such a column, or with tools, is not plain
-        names = [name for name in columns if name.isprintable() and not set(name) & {*'\\"'}]
-        self._order = list(dict.fromkeys([*names, "prompt", "prompt_id", "messages"]))
-        self._before = self._order.index("messages")  # so many columns stand before the messages
-        self._columns = [name for name in self._order if name not in _NOT_PLAIN]
+        names = [name for name in columns if name not in _NOT_PLAIN and name.isprintable() and not set(name) & {*'\\"'}]
+        order = list(dict.fromkeys([*names, "prompt", "prompt_id", "messages"]))
+        self._before = order.index("messages")  # so many columns stand before the messages
+        self._columns = [name for name in order if name != "messages"]
         self._prompt, self._prompt_id = map(self._columns.index, ("prompt", "prompt_id"))
+        self._others = [at for at in range(len(self._columns)) if at not in (self._prompt, self._prompt_id)]
         # a column's name need not be a Python name, so the fields are numbered
         fields = {name: f"column_{i}" for i, name in enumerate(self._columns)}
         absent = msgspec.Raw(b"")
         optional = [(at, msgspec.Raw, msgspec.field(default=absent, name=name)) for name, at in fields.items()]
         members: list[Any] = [("messages", list[_Message]), *optional]
         row_type = msgspec.defstruct("_Row", members, forbid_unknown_fields=True, gc=False)
-        self._decode: Any = msgspec.json.Decoder(row_type).decode
-        self._columns_of = attrgetter(*fields.values())
-        self._forms: dict[tuple[Any, ...], bytes] = {}  # roles and columns -> how such a row is written
+        decoder: Any = msgspec.json.Decoder(row_type)
+        self._decode, self._decode_lines = decoder.decode, decoder.decode_lines
+        self._columns_of: Callable[[Any], tuple[msgspec.Raw, ...]] = attrgetter(*fields.values())
+        self._styles = [
+            _Style(order, keys, separators)
+            for separators in ((", ", ": "), (",", ":"))
+            for keys in (("role", "content"), ("content", "role"))
+        ]
 
-    def read(self, line: bytes, *, odd: bool) -> PlainRow | None:
-        """Return the row when it is proved plain, else None. `odd`: the line matches ODD_ESCAPE."""
+    def read_lines(self, block: bytes) -> PlainRows | None:
+        """Return the rows of a block, one a line, when all are proved plain, else None: then each alone may be."""
+        if _ODD_ESCAPE.search(block):
+            return None
+        return self._proved(self._decode_lines, block, alone=False)
+
+    def read(self, row: bytes) -> PlainRows | None:
+        """Return one row when it is proved plain, else None."""
+        return self._proved(lambda row: [self._decode(row)], row, alone=True)
+
+    def column_values(self, columns: Sequence[bytes | msgspec.Raw]) -> dict[str, Any]:
+        """Return the columns of a row by name, those that it has."""
+        values = {name: bytes(value) for name, value in zip(self._columns, columns, strict=True)}
+        return {name: msgspec.json.decode(value) for name, value in values.items() if value}
+
+    def _proved(self, decode: Callable[[bytes], list[Any]], block: bytes, *, alone: bool) -> PlainRows | None:
         try:
-            row = self._decode(line)
+            return self._prove(decode(block), block, alone=alone)
+        except (_NotPlainError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            return None
+
+    def _prove(self, rows: list[Any], block: bytes, *, alone: bool) -> PlainRows:
+        """Raise _NotPlainError unless nothing is to be said."""
+        messages = list(map(_messages_of, rows))
+        roles = [tuple(map(_role_of, each)) for each in messages]
+        contents: list[list[Any]] = [list(map(_content_of, each)) for each in messages]
+        columns: list[tuple[Any, ...]] = list(map(self._columns_of, rows))
+        _require(all(map(is_orderly, roles)) and max(map(len, roles), default=0) <= LONG_MESSAGES)
+        # of a key that stands twice decoders keep the last value. None does in what json.dumps writes, nor in a line
+        # that has no more quotes than its values need
+        lines = self._written(block, roles, contents, columns)
+        if lines is None:
+            lines = [block] if alone else block.removesuffix(b"\n").split(b"\n")
+            _require(list(map(_num_bare_quotes, lines)) == list(map(_num_needed, contents, columns)))
+        _require(max(map(len, lines), default=0) < LONG_CHARACTERS)
+        for line in lines:
             if not line.isascii():
                 line.decode()  # decoders of JSON do not look at what they leave as it is
-            roles = tuple(map(_role_of, row.messages))
-            contents = list(map(bytes, map(_content_of, row.messages)))
-            columns = list(map(bytes, self._columns_of(row)))
-            if (
-                len(line) >= LONG_CHARACTERS
-                or len(roles) > LONG_MESSAGES
-                or not is_orderly(roles)
-                or self._may_have_key_twice(line, roles, contents, columns)
-                or not (_SIMPLE.issuperset([value[:1] for value in columns]) or all(map(_is_flat, columns)))
-            ):
-                return None
-            if odd:
-                contents, columns = list(map(_respelled, contents)), list(map(_respelled, columns))
-            joined = b"".join(contents)
-            if (
-                not (_SPEAKING.issuperset([content[:2] for content in contents]) or all(map(_speaks, contents)))
-                or b"\x7f" in joined
-                or (odd and _CONTROL.search(joined))  # JSON has no other control characters unescaped
-            ):
-                return None
-            said = self._said(roles, contents, joined, columns)
-            may_mark = b"<" in joined or (b"[" in joined and b"INST]" in joined)
-            marked = may_mark and has_marker("\0".join(map(_decode_text, contents)))
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-            return None
-        return PlainRow(roles, contents, columns, said, marked) if said is not None else None
+        odd = alone and _ODD_ESCAPE.search(block)
+        if odd:
+            contents = [list(map(_respelled, each)) for each in contents]
+            columns = [tuple(map(_respelled, each)) for each in columns]
+        joined = list(map(b"".join, contents))
+        # JSON has no other control characters than DEL unescaped
+        _require(b"\x7f" not in block and not (odd and any(map(_CONTROL.search, joined))))
+        texts: Iterable[memoryview] = map(memoryview, chain.from_iterable(contents))
+        for content in texts:
+            if content[0] != _QUOTE or content[1] not in _VISIBLE:
+                _require(_speaks(bytes(content)))
+        for at in self._others:
+            for each in columns:
+                _require(_is_flat(bytes(each[at])))
+        said = list(map(row_key, roles, joined)), *self._ids(roles, contents, columns)
+        marked = [
+            (b"<" in text or (b"[" in text and b"INST]" in text)) and has_marker("\0".join(map(_decode_text, each)))
+            for text, each in zip(joined, contents, strict=True)
+        ]
+        return PlainRows(roles, contents, columns, said, marked)
 
-    def column_values(self, row: PlainRow) -> dict[str, Any]:
-        """Return the columns beside the messages that a row has."""
-        return {
-            name: msgspec.json.decode(value) for name, value in zip(self._columns, row.columns, strict=True) if value
-        }
+    def _written(
+        self, block: bytes, roles: list[_Roles], contents: list[list[Any]], columns: list[tuple[Any, ...]]
+    ) -> list[bytes] | None:
+        """Return the lines that json.dumps writes for these rows when they are the block's, else None."""
+        at = self._before
+        values = [(*row[:at], *texts, *row[at:]) for row, texts in zip(columns, contents, strict=True)]
+        for style in self._styles:
+            lines = [style[speakers] % row for speakers, row in zip(roles, values, strict=True)]
+            if b"\n".join(lines) == block.removesuffix(b"\n"):
+                if style is not self._styles[0]:  # the file's own style is tried first from now on
+                    self._styles = [style, *(other for other in self._styles if other is not style)]
+                return lines
+        return None
 
-    def _may_have_key_twice(
-        self, line: bytes, roles: tuple[str, ...], contents: list[bytes], columns: list[bytes]
-    ) -> bool:
-        """Tell whether a key may stand twice in an object: decoders keep the last value and say nothing.
-
-        It does not in a line that is what json.dumps writes, nor in one that has no more quotes than its values need.
-        """
-        if b"" in columns:
-            return _num_bare_quotes(line) != _num_needed(contents, columns)
-        values = (*columns[: self._before], *contents, *columns[self._before :])
-        form = self._forms.get(roles)
-        if form is None:
-            forms = [_form(self._order, roles, *style) for style in _STYLES]
-            form = self._forms[roles] = next((form for form in forms if form % values == line), forms[0])
-        return form % values != line and _num_bare_quotes(line) != _num_needed(contents, columns)
-
-    def _said(self, roles: tuple[str, ...], contents: list[bytes], joined: bytes, columns: list[bytes]) -> Said | None:
-        """Return what a row says, or None when a rule may object to its prompt or prompt_id."""
-        prompt, prompt_id = columns[self._prompt], columns[self._prompt_id]
-        if prompt_id == b"null" or (prompt and prompt != contents[roles.index("user")]):
-            return None
-        if prompt and prompt_id and not _is_id_of(prompt_id, prompt):
-            return None
-        of_prompt = text_digest(prompt) if prompt else NONE
-        of_id = NONE
-        if prompt_id.startswith(b'"'):
-            of_id = text_digest(prompt_id)
-        elif prompt_id:
-            of_id = id_digest(msgspec.json.decode(prompt_id))
-        return row_key(roles, joined), of_prompt, of_id
+    def _ids(
+        self, roles: list[_Roles], contents: list[list[Any]], columns: list[tuple[Any, ...]]
+    ) -> tuple[list[int], list[int]]:
+        """Return what stands for each row's prompt and prompt_id, when no rule objects to them."""
+        prompts, ids = [], []
+        for speakers, texts, values in zip(roles, contents, columns, strict=True):
+            prompt, prompt_id = bytes(values[self._prompt]), bytes(values[self._prompt_id])
+            if prompt:
+                text = prompt[1:-1] if b"\\" not in prompt else _decode_text(prompt).encode()
+                is_first = prompt == bytes(texts[speakers.index("user")])
+                is_known = not prompt_id or prompt_id[1:-1] == hashlib.sha256(text).hexdigest().encode()
+                _require(is_first and (is_known or _is_no_sha256(prompt_id)))
+            prompts.append(text_digest(prompt) if prompt else NONE)
+            ids.append(_id_digest(prompt_id))
+        return prompts, ids
 
 
-def _form(names: Sequence[str], roles: Sequence[str], keys: Sequence[str], separators: tuple[str, str]) -> bytes:
-    """Return how json.dumps writes a row, with %b for each value."""
-    messages = [{key: role if key == "role" else _HOLE for key in keys} for role in roles]
-    row = {name: messages if name == "messages" else _HOLE for name in names}
-    text = json.dumps(row, ensure_ascii=False, separators=separators)
-    return text.replace("%", "%%").replace(f'"{_HOLE}"', "%b").encode()
+class _NotPlainError(Exception):
+    """Some row is not proved plain."""
+
+
+def _require(proved: bool) -> None:
+    if not proved:
+        raise _NotPlainError
+
+
+class _Style(dict[_Roles, bytes]):
+    """How json.dumps writes rows in some order of keys and with some separators: by roles, with %b for each value."""
+
+    def __init__(self, names: Sequence[str], keys: Sequence[str], separators: tuple[str, str]) -> None:
+        super().__init__()
+        self._names, self._keys, self._separators = names, keys, separators
+
+    def __missing__(self, roles: _Roles) -> bytes:
+        messages = [{key: role if key == "role" else _HOLE for key in self._keys} for role in roles]
+        row = {name: messages if name == "messages" else _HOLE for name in self._names}
+        text = json.dumps(row, ensure_ascii=False, separators=self._separators)
+        form = self[roles] = text.replace("%", "%%").replace(f'"{_HOLE}"', "%b").encode()
+        return form
 
 
 def _num_bare_quotes(line: bytes) -> int:
@@ -165,9 +196,9 @@ def _num_bare_quotes(line: bytes) -> int:
     return rest.count(b'"') - rest.count(b'\\"')
 
 
-def _num_needed(contents: list[bytes], columns: list[bytes]) -> int:
+def _num_needed(contents: list[Any], columns: tuple[Any, ...]) -> int:
     """Count the quotes around keys and texts."""
-    return 2 + 8 * len(contents) + sum(4 if value.startswith(b'"') else 2 for value in columns if value)
+    return 2 + 8 * len(contents) + sum(4 if value.startswith(b'"') else 2 for value in map(bytes, columns) if value)
 
 
 def _is_flat(value: bytes) -> bool:
@@ -176,8 +207,9 @@ def _is_flat(value: bytes) -> bool:
     return not value.startswith((b"[", b"{"))
 
 
-def _respelled(value: bytes) -> bytes:
-    return msgspec.json.encode(_decode_text(value)) if value.startswith(b'"') else value
+def _respelled(value: bytes | msgspec.Raw) -> bytes:
+    text = bytes(value)
+    return msgspec.json.encode(_decode_text(text)) if text.startswith(b'"') else text
 
 
 def _speaks(content: bytes) -> bool:
@@ -185,9 +217,12 @@ def _speaks(content: bytes) -> bool:
     return content.startswith(b'"') and INVISIBLE.fullmatch(_decode_text(content)) is None
 
 
-def _is_id_of(prompt_id: bytes, prompt: bytes) -> bool:
-    """Tell whether an id is the SHA-256 of the prompt, or a text that does not look like one."""
-    text = prompt[1:-1] if b"\\" not in prompt else _decode_text(prompt).encode()
-    return prompt_id[1:-1] == hashlib.sha256(text).hexdigest().encode() or (
-        prompt_id.startswith(b'"') and not is_sha256(_decode_text(prompt_id))
-    )
+def _is_no_sha256(prompt_id: bytes) -> bool:
+    return prompt_id.startswith(b'"') and not is_sha256(_decode_text(prompt_id))
+
+
+def _id_digest(prompt_id: bytes) -> int:
+    if prompt_id.startswith(b'"'):
+        return text_digest(prompt_id)
+    _require(_is_flat(prompt_id) and prompt_id != b"null")
+    return id_digest(msgspec.json.decode(prompt_id)) if prompt_id else NONE
