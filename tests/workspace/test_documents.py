@@ -268,6 +268,13 @@ def test_environments_are_told_as_a_person_names_them(read: Read) -> None:
     assert step.environment not in notes
 
 
+@pytest.mark.parametrize("command", ["pip install -r r.txt && ls", "python -m pip  install x", "conda install -y x"])
+def test_a_command_that_installs_packages_is_told(read: Read, command: str) -> None:
+    """On Azure ML it changes a container that is thrown away."""
+    assert read({"command": command}).notes == ("the command of main installs packages into this workspace's Python",)
+    assert not read({"command": "echo pipx installed"}).notes
+
+
 def test_a_compute_that_is_there_must_be_large_enough(read: Read, workspace: Workspace) -> None:
     """A created compute stands in for its size, and has no more nodes than it was given."""
     workspace.computes.create("gpus", "Standard_NC24ads_A100_v4", ComputeSettings(max_instances=2))
@@ -341,9 +348,13 @@ def test_values_of_the_command_line_change_the_document(read: Read) -> None:
     document = read(
         pipeline(one=count()), set_=["jobs.one.inputs.share=0.5", "settings.force_rerun=true", "display_name=x=y"]
     )
+    changes = ["command=echo a: b", "tags={a: b}", "inputs.x=- 1"]
+    command = read({"command": "ls"}, set_=changes)
 
     assert literals(document.plan.steps[0])["share"] == "0.5"
     assert (document.force_rerun, document.display_name) == (True, "x=y")
+    assert (command.plan.steps[0].command, command.about["tags"]) == ("echo a: b", {"a": "b"})
+    assert literals(command.plan.steps[0]) == {"x": "- 1"}
     with pytest.raises(UsageError, match="--set nothing: is not KEY=VALUE"):
         read(pipeline(one=count()), set_=["nothing"])
     with pytest.raises(UsageError, match="type holds no keys"):
@@ -470,7 +481,7 @@ def test_code_may_be_one_file_and_have_additions(read: Read, workspace: Workspac
 @pytest.mark.parametrize("kind", ["sweep", "parallel", "spark", "automl", "import", "data_transfer"])
 def test_jobs_that_other_programs_run_are_refused_by_name(read: Read, kind: str) -> None:
     """As a document, as a job of a pipeline, and as a component."""
-    with pytest.raises(UsageError, match=f"job.yml:1: type: a {kind} job does not run in this workspace") as refused:
+    with pytest.raises(UsageError, match=f"job.yml:1: type: an? {kind} job does not run in this workspace") as refused:
         read({"type": kind})
     assert refused.value.exit_code == 2
     with pytest.raises(UsageError, match=rf"jobs.one: is of type {kind}, which this workspace does not run"):
@@ -676,6 +687,7 @@ def test_a_finetuning_document_is_our_pipeline_with_a_registration(
     assert document.tail.register is not None
     assert (document.tail.register.name, document.tail.register.version) == ("tuned", None)
     assert document.tail.register.tags == {"t": "u"}
+    assert document.plan.outputs["registered_model"] == document.plan.outputs[document.tail.register.output]
     assert document.about["properties"] == {"p": "q"}
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
+from penala.errors import JobError
 from penala.workspace.client import Workspace
 from penala.workspace.documents import read_job, submit_job
 from penala.workspace.plan import Step
@@ -325,6 +326,9 @@ def test_a_command_that_writes_into_its_input_is_told_so(run: Run, workspace: Wo
     assert error is not None
     assert error["what"] == "has changed since the step started"
     assert "let it work in a copy" in error["fix"]
+    with pytest.raises(JobError, match=f"it has changed since {job} was made, or is gone; make a new job"):
+        workspace.jobs.rerun(job)
+    assert len(workspace.jobs.list()) == 1
 
 
 def test_each_rank_of_a_distribution_gets_its_number(run: Run, workspace: Workspace) -> None:

@@ -51,6 +51,7 @@ _KEYS_OF = {
 _SETTINGS = ("force_rerun", "continue_on_step_failure", "default_compute", "default_datastore")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,254}")
 _EXPRESSION = re.compile(r"\$\{\{\s*(\w+)\s*\}\}")
+_INSTALL = re.compile(r"\b(?:pip3?|conda|mamba)\s+install\b")
 _HERE = (None, "local", "serverless")
 FINETUNE = "chat_completion_finetune"
 Report = Callable[[dict[str, Any]], None]
@@ -130,9 +131,11 @@ def _changed(document: dict[str, Any], changes: Sequence[str]) -> dict[str, Any]
             if not isinstance(inner, dict):
                 raise UsageError(f"{parent} holds no keys", where=where, fix=f"set {parent} itself")
         try:
-            inner[last] = json.loads(json.dumps(yaml.safe_load(text), default=str))
+            value = json.loads(json.dumps(yaml.safe_load(text), default=str))
         except yaml.YAMLError:
-            inner[last] = text
+            value = text
+        # `echo a: b` is a mapping in YAML, and a command to whoever types it
+        inner[last] = text if isinstance(value, dict | list) and text.lstrip()[:1] not in ("{", "[") else value
     return document
 
 
@@ -181,7 +184,8 @@ class _Document:
     def _refuse(self, kind: str) -> None:
         place, known = self.place.at("type"), ", ".join(KINDS)
         if kind in OUT_OF_SCOPE:
-            self.problems.add(f"a {kind} job does not run in this workspace", place, f"{known} jobs do")
+            article = "an" if kind[0] in "aeiou" else "a"
+            self.problems.add(f"{article} {kind} job does not run in this workspace", place, f"{known} jobs do")
         else:
             fix = near(kind, [*KINDS, *OUT_OF_SCOPE]) or f"use {known}"
             self.problems.add(f"'{kind}' is no type of job", place, fix)
@@ -343,8 +347,11 @@ class _Document:
         return max(slots, default=1)
 
     def _note_environments(self, plan: Plan) -> None:
-        """Say which environments this Python stands in for."""
+        """Say which environments this Python stands in for, and what changes it."""
         named = dict.fromkeys(step.environment for step in plan.steps if step.environment and not step.code)
         if named:
             python = f"this workspace's Python {platform.python_version()}"
             self.problems.note(f"{python} stands in for the environments {', '.join(named)}")
+        for step in plan.steps:
+            if _INSTALL.search(step.command):
+                self.problems.note(f"the command of {step.name} installs packages into this workspace's Python")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from penala.assets import require_name
@@ -68,7 +69,9 @@ def plan_finetuning(
     for note in checked.notes:
         problems.note(note)
     plan, tail = plan_recipe(workspace, recipe, checked, report=report)
-    return plan, tail
+    assert tail.register is not None
+    outputs = {**plan.outputs, MODEL_OUTPUT: plan.outputs[tail.register.output]}  # as the document calls it
+    return replace(plan, outputs=outputs), tail
 
 
 def _check_choice(

@@ -16,7 +16,7 @@ from penala.errors import JobError, NotFound, PenalaError, UsageError, near
 from penala.workspace import shim
 from penala.workspace.artifacts import Digests, digest
 from penala.workspace.events import ENDED, RUNNER_LOCK, Event, Follower
-from penala.workspace.plan import Plan
+from penala.workspace.plan import File, Plan
 from penala.workspace.store import JobRow, JobSummary, StepRow, explain
 
 if TYPE_CHECKING:
@@ -76,12 +76,24 @@ class Jobs:
         return name
 
     def rerun(self, name: str, *, force: bool = False) -> str:
-        """Make a new job of what a job runs, not yet started, and return its name; with `force` it reuses nothing."""
+        """Make a new job of what a job runs, not yet started, and return its name; with `force` it reuses nothing.
+
+        Raises JobError when a file that it reads is not what it was: that would be another job.
+        """
         from penala.workspace.tail import Tail
 
         row = self.row(name)
+        plan = Plan.from_json(row.spec["plan"])
+        for value in {value for step in plan.steps for value in step.inputs.values() if isinstance(value, File)}:
+            try:
+                same = self.digests(Path(value.path)) == value.digest
+            except OSError:
+                same = False
+            if not same:
+                fix = "make a new job of its document or recipe"
+                raise JobError(f"it has changed since {name} was made, or is gone", where=value.path, fix=fix)
         return self.submit(
-            Plan.from_json(row.spec["plan"]),
+            plan,
             Tail.from_json(row.spec["tail"]),
             display_name=row.display_name,
             force_rerun=force or bool(row.spec["force_rerun"]),

@@ -113,7 +113,7 @@ def load_yaml(file: Path) -> Any:
     except FileNotFoundError:
         raise UsageError("there is no such file", where=str(file), fix="check the path") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"cannot be read: {error}", where=str(file)) from None
+        raise UsageError(f"cannot be read: {getattr(error, 'strerror', error)}", where=str(file)) from None
     except (yaml.YAMLError, ValueError) as error:
         line = getattr(getattr(error, "problem_mark", None), "line", None)
         place = str(file) if line is None else f"{file}:{line + 1}"
