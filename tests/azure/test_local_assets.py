@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from azure.ai.ml import load_component
+from azure.ai.ml.constants import ListViewType
 from azure.ai.ml.entities import AmlCompute, ComputeInstance, Data, Environment, Model
 from azure.ai.ml.exceptions import ValidationException
 from azure.core.exceptions import HttpResponseError, ResourceNotFoundError
@@ -67,7 +68,8 @@ def test_a_folder_becomes_a_model_version(client, package, tmp_path):
         Model(name="m", path=str(package), type="mlflow_model", description="mine", tags={"a": "b"})
     )
     (package / "MLmodel").write_text("changed")
-    client.models.download("m", "1", download_path=tmp_path / "out")
+    for _ in range(2):  # the second download writes over the first
+        client.models.download("m", "1", download_path=tmp_path / "out")
 
     assert (made.name, made.version, made.type, made.description, made.tags) == (
         "m",
@@ -114,6 +116,12 @@ def test_a_model_that_is_none_is_refused(model, message, client, tmp_path, monke
 
 def test_a_folder_without_mlmodel_is_a_custom_model(client, tmp_path):
     """As the other type it is refused."""
+    (tmp_path / "one.pkl").write_text("1")
+    file = client.models.create_or_update(Model(name="one", path=tmp_path / "one.pkl", type="custom_model"))
+    client.models.download("one", file.version, download_path=tmp_path / "out")
+    assert (tmp_path / "out" / "one" / "one.pkl").read_text() == "1"
+    with pytest.raises(ValidationException, match=r"one\.pkl is a file; give a folder"):
+        client.models.create_or_update(Model(name="one", path=tmp_path / "one.pkl", type="mlflow_model"))
     (tmp_path / "plain").mkdir()
     (tmp_path / "plain" / "weights").write_text("1")
 
@@ -150,6 +158,75 @@ def test_data_assets_have_versions(client, tmp_path):
         client.data.create_or_update(Data(name="talk", path=str(file), type="mltable"))
 
 
+def test_a_version_says_something_else_of_itself(client, package, tmp_path):
+    """What came from here goes in again as it is; a second registration changes what it gives."""
+    (tmp_path / "train.jsonl").write_text("1\n")
+    about = {"description": "chats", "tags": {"a": "b"}}
+    for operations, entity in (
+        (client.data, Data(name="d", path="train.jsonl", type="uri_file", base_path=tmp_path, **about)),
+        (client.models, Model(name="m", path=package, type="mlflow_model", **about)),
+    ):
+        made = operations.create_or_update(entity)
+        made.tags["c"] = "d"
+        assert operations.create_or_update(made).tags == {"a": "b", "c": "d"}
+        entity.tags = {"e": "f"}
+        entity.description = None
+        operations.create_or_update(entity)
+
+        found = operations.get(entity.name, version="1")
+        assert (found.description, found.tags) == ("chats", {"e": "f"})
+        found.tags.clear()
+        found.description = None
+        again = operations.create_or_update(found)
+        assert (again.description, again.tags or {}) == (None, {})
+
+
+def test_what_is_archived_leaves_the_lists(client, package, tmp_path):
+    """A version, or a name with all its versions; it can be got and restored. A list without a name has the newest."""
+    (tmp_path / "x.yml").write_text("type: command\nname: x\ncommand: ls\nenvironment: azureml:e:1\n")
+    (tmp_path / "1.txt").write_text("1")
+    (tmp_path / "2.txt").write_text("2")
+    for operations, entities in (
+        (client.models, [Model(name="x", path=tmp_path / name, type="custom_model") for name in ("1.txt", "2.txt")]),
+        (client.data, [Data(name="x", path=tmp_path / name, type="uri_file") for name in ("1.txt", "2.txt")]),
+        (client.environments, [Environment(name="x", image=image) for image in ("a", "b")]),
+        (
+            client.components,
+            [load_component(tmp_path / "x.yml", params_override=[{"description": text}]) for text in ("a", "b")],
+        ),
+    ):
+        for entity in entities:
+            operations.create_or_update(entity)
+
+        def names(operations=operations, **more):
+            return [(one.name, one.version) for one in operations.list(**more) if one.name == "x"]
+
+        assert [(one.version, one.latest_version) for one in operations.list() if one.name == "x"] == [("2", "2")]
+        operations.archive("x", version="2")
+        assert names(name="x") == names() == [("x", "1")]
+        assert names(name="x", list_view_type=ListViewType.ARCHIVED_ONLY) == [("x", "2")]
+        assert operations.get("x", version="2").version == "2"
+        operations.restore("x", label="latest")
+        operations.archive("x")
+        assert names(name="x") == names() == []
+        assert names(name="x", list_view_type=ListViewType.ALL) == [("x", "2"), ("x", "1")]
+        operations.restore("x")
+        assert names(name="x") == [("x", "2"), ("x", "1")]
+        with pytest.raises(ResourceNotFoundError):
+            operations.archive("y")
+        with pytest.raises(ResourceNotFoundError):
+            operations.restore("x", version="3")
+    with pytest.raises(ValidationException, match="has no archive"):
+        LocalMLClient(registry_name="azureml", path=client.path).models.archive("x")
+
+
+@pytest.mark.parametrize("group", ["models", "data", "environments"])
+def test_what_is_of_another_type_is_refused(group, client):
+    """By the name of the type that it should have."""
+    with pytest.raises(ValidationException, match=r"str is no .*; azure.ai.ml.entities has "):
+        getattr(client, group).create_or_update("train.jsonl")
+
+
 def test_a_component_is_kept_with_its_code(client, tmp_path):
     """What load_component reads goes in; what comes back makes steps, wherever the files have gone."""
     (tmp_path / "src").mkdir()
@@ -178,7 +255,7 @@ def test_an_environment_is_remembered(client, tmp_path):
     assert (made.name, made.version, made.image) == ("e", "1", "mcr.microsoft.com/x")
     assert client.environments.get("e", label="latest").conda_file["name"] == "e"
     assert client.environments.create_or_update(Environment(name="e", image="y")).version == "2"
-    assert [one.version for one in client.environments.list()] == ["2", "1"]
+    assert [one.version for one in client.environments.list("e")] == ["2", "1"]
     with pytest.raises(ResourceNotFoundError, match="no environment e:9; there is 1, 2"):
         client.environments.get("e", version="9")
 
@@ -196,7 +273,13 @@ def test_a_compute_stands_in_for_a_size(client):
     assert (found.min_instances, found.max_instances) == (0, 2)
     assert {size.name: size.gpus for size in client.compute.list_sizes()}["Standard_ND40rs_v2"] == 8
     assert [one.name for one in client.compute.list()] == ["local", "gpu-cluster-big"]
+    assert [one.name for one in client.compute.list(compute_type="AmlCompute")] == ["local", "gpu-cluster-big"]
+    assert list(client.compute.list(compute_type="ComputeInstance")) == []
+    found.max_instances = 3
+    assert client.compute.begin_update(found).result().max_instances == 3
     client.compute.begin_delete("gpu-cluster-big").wait()
+    with pytest.raises(ResourceNotFoundError, match="no compute is called 'gpu-cluster-big'"):
+        client.compute.begin_update(found)
     assert [one.name for one in client.compute.list()] == ["local"]
 
 
@@ -213,6 +296,8 @@ def test_sizes_and_kinds_that_are_none_are_refused(client):
         client.compute.begin_create_or_update(AmlCompute(name="big", size="Standard_ND40rs_v3")).result()
     with pytest.raises(ValidationException, match="ComputeInstance has no stand-in here"):
         client.compute.begin_create_or_update(ComputeInstance(name="me", size="Standard_DS3_v2"))
+    with pytest.raises(ValidationException, match="a compute needs a name and a size"):
+        client.compute.begin_create_or_update(AmlCompute(name="big"))
 
 
 def test_the_workspace_says_where_mlflow_looks(client):

@@ -78,6 +78,29 @@ def test_a_workspace_here_is_a_configuration_too(tmp_path, monkeypatch):
     assert LocalMLClient(path=made.path).workspace_name == "project"
 
 
+def test_a_configuration_may_hold_an_id(tmp_path):
+    """As Azure's older ones do."""
+    scope = "/subscriptions/s/resourceGroups/g/providers/Microsoft.MachineLearningServices/workspaces/w"
+    (tmp_path / "project.json").write_text(json.dumps({"Scope": scope}))
+
+    client = LocalMLClient.from_config(path=tmp_path, file_name="project.json")
+
+    assert (client.subscription_id, client.resource_group_name, client.workspace_name) == ("s", "g", "w")
+
+
+def test_what_is_not_there_is_named(tmp_path):
+    """A group of operations, or one of them, that only Azure has; with what there is."""
+    client = LocalMLClient(path=tmp_path)
+
+    with pytest.raises(AttributeError, match="datastores of Azure ML is not there on this machine; there are models, "):
+        client.datastores.get_default()
+    with pytest.raises(AttributeError, match="LocalMLClient has no attribute 'model'"):
+        client.model.get("m")
+    with pytest.raises(AttributeError, match="JobOperations has no 'validate' on this machine; it has archive, "):
+        client.jobs.validate(None)
+    assert not hasattr(client, "schedules")
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [(None, "no config.json lies in"), ("{", "is no JSON"), ('{"workspace_name": "w"}', "has no subscription_id")],

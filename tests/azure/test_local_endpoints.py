@@ -107,7 +107,7 @@ def test_a_deployment_answers_and_takes_no_traffic_of_its_own_accord(client, mod
 
 def test_an_endpoint_keeps_what_it_was_told(client, endpoint):
     """Description and tags come back, with where it answers; both keys can be renewed."""
-    found = client.online_endpoints.get(NAME)
+    found = client.online_endpoints.get(NAME.upper())  # Azure's names are the same in any letter case
     before = client.online_endpoints.get_keys(NAME)
     client.online_endpoints.begin_regenerate_keys(NAME, key_type="secondary").wait()
     after = client.online_endpoints.get_keys(NAME)
@@ -121,6 +121,7 @@ def test_an_endpoint_keeps_what_it_was_told(client, endpoint):
 @pytest.mark.parametrize(
     ("wanted", "message"),
     [
+        (ManagedOnlineEndpoint(auth_mode="key"), "an endpoint needs a name"),
         (ManagedOnlineEndpoint(name=NAME, auth_mode="aad_token"), "an endpoint here asks for a key"),
         (ManagedOnlineEndpoint(name=NAME, mirror_traffic={"blue": 10}), "mirror_traffic does not run here"),
         (
@@ -146,6 +147,10 @@ def test_a_deployment_needs_an_endpoint_and_a_model(client, endpoint):
         client.begin_create_or_update(nowhere).result()
     with pytest.raises(ResourceNotFoundError, match="m"):
         client.begin_create_or_update(deployment("blue", "azureml:m:1")).result()
+    with pytest.raises(ValidationException, match="ManagedOnlineEndpoint is no deployment"):
+        client.online_deployments.begin_create_or_update(endpoint)
+    with pytest.raises(ValidationException, match="str is no endpoint"):
+        client.online_endpoints.begin_create_or_update(NAME)
     with pytest.raises(ValidationException, match="a deployment needs a model"):
         client.begin_create_or_update(deployment("blue", None)).result()
     with pytest.raises(ResourceNotFoundError, match="has no deployment 'blue'; it has none"):

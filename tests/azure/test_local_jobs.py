@@ -1,21 +1,26 @@
 """The SDK's jobs run here: pipelines, commands, files for `az ml job create`; streamed, read, stopped."""
 
 import json
+import os
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import mlflow
 import pytest
 import yaml
 from azure.ai.ml import Input, Output, command, load_component, load_job
+from azure.ai.ml.constants import ListViewType
 from azure.ai.ml.dsl import pipeline
-from azure.ai.ml.entities import CommandJob, Job, PipelineJob
-from azure.ai.ml.exceptions import JobException, ValidationException
+from azure.ai.ml.entities import CommandJob, Job, Model, PipelineJob
+from azure.ai.ml.exceptions import JobException, PipelineChildJobError, ValidationException
 from azure.core.exceptions import ResourceNotFoundError
 
 from penala.azure import LocalMLClient
 from penala.azure.documents import as_document
+from penala.workspace.client import Workspace
 
 COPY = {
     "type": "command",
@@ -126,7 +131,7 @@ def test_a_step_that_fails_is_what_stream_raises(client, tmp_path):
 
 
 def test_a_command_is_a_job_of_its_own(client, tmp_path):
-    """With code, an input and an output; it has no children."""
+    """With code, an input and an output, and what it says of itself; it has no children."""
     (tmp_path / "src").mkdir()
     (tmp_path / "src" / "shout.py").write_text(
         "import sys; open(sys.argv[2] + '/text', 'w').write(open(sys.argv[1]).read().upper())"
@@ -138,11 +143,19 @@ def test_a_command_is_a_job_of_its_own(client, tmp_path):
         outputs={"out": Output(type="uri_folder")},
         environment="azureml:e:1",
         compute="no-such-cluster",
+        name="shout-1",
+        display_name="Shout",
+        experiment_name="noise",
+        description="Louder",
+        tags={"a": "b"},
     )
 
     done = run(client, shout)
 
     assert isinstance(done, CommandJob)
+    assert (done.name, done.display_name, done.experiment_name) == ("shout-1", "Shout", "noise")
+    assert (done.description, done.tags, done.creation_context.created_at.year >= 2026) == ("Louder", {"a": "b"}, True)
+    assert (done.inputs["text"].path, done.environment) == (str(tmp_path / "words.txt"), "azureml:e:1")
     assert (done.status, done.command.split()[0]) == ("Completed", "python")
     assert list(client.jobs.list(parent_job_name=done.name)) == []
     client.jobs.download(done.name, output_name="out")
@@ -180,6 +193,128 @@ def test_a_file_of_a_job_runs_from_where_it_lies(client, tmp_path):
         "tea",
         "sugar.sugar",
     }
+
+
+LOGS = """
+import mlflow, os
+from pathlib import Path
+
+Path("outputs/notes.txt").write_text("notes")
+Path("made").mkdir()
+Path("made/MLmodel").write_text("flavors: {}")
+with mlflow.start_run():
+    mlflow.log_metric("accuracy", 0.5)
+    mlflow.log_artifacts("made", "model")
+"""
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # MLflow's
+def test_what_a_script_logs_is_found_again(client, tmp_path):
+    """As notebooks look for it: by the job's name among the runs, and as a model below the job's artifacts."""
+    (tmp_path / "src").mkdir()
+    (tmp_path / "src" / "train.py").write_text(LOGS)
+    train = command(code="./src", command="python train.py", environment="azureml:e:1", display_name="Train")
+
+    @pipeline(name="logged")
+    def logged() -> None:
+        step = train()
+        step.display_name = "Learn"
+
+    done = run(client, logged(), experiment_name="runs")
+    (child,) = client.jobs.list(parent_job_name=done.name)
+    models = [
+        client.models.create_or_update(Model(name="m", type="mlflow_model", path=f"azureml://jobs/{path}"))
+        for path in (
+            f"{child.name}/outputs/artifacts/paths/model/",
+            f"{done.name}/outputs/artifacts/paths/step/model",
+        )
+    ]
+    client.jobs.download(child.name, download_path=tmp_path / "out", all=True)
+
+    mlflow.set_tracking_uri(client.workspaces.get().mlflow_tracking_uri)
+    found = mlflow.search_runs(
+        experiment_names=["runs"], filter_string=f"tags.mlflow.rootRunId = '{done.name}'", output_format="list"
+    )
+    assert {run.info.run_name for run in found} == {done.name, "step"}
+    assert all(run.data.metrics["accuracy"] == 0.5 for run in found)
+    assert (child.display_name, child.experiment_name) == ("Learn", "runs")
+    assert [(model.version, model.job_name) for model in models] == [("1", done.name)] * 2
+    assert (tmp_path / "out" / "artifacts" / "model" / "MLmodel").is_file()
+    assert (tmp_path / "out" / "artifacts" / "outputs" / "notes.txt").read_text() == "notes"
+    notes = f"azureml://jobs/{done.name}/outputs/artifacts/paths/step/outputs/notes.txt"
+    assert client.models.create_or_update(Model(name="n", type="custom_model", path=notes)).type == "custom_model"
+    with pytest.raises(ResourceNotFoundError, match=r"has no artifact at 'weights'; it left .*outputs, model"):
+        client.models.create_or_update(
+            Model(name="m", path=f"azureml://jobs/{child.name}/outputs/artifacts/paths/weights")
+        )
+
+
+def test_a_step_is_read_by_its_name_and_ended_with_its_job(client, copies, tmp_path):
+    """Its outputs have addresses of their own; what the SDK refuses for a child job is refused."""
+    done = run(client, copies())
+    (child,) = client.jobs.list(parent_job_name=done.name)
+
+    again = run(client, copies(3, path=f"{child.outputs['out'].path}/paths/text"))
+    for _ in range(2):  # the second download writes over the first
+        client.jobs.download(child.name, output_name="out", download_path=tmp_path / "out")
+
+    assert again.status == "Completed"
+    assert (tmp_path / "out" / "named-outputs" / "out" / "text").read_text() == "kopi\nkopi\n"
+    with pytest.raises(JobException, match="the step has no output 'other'; out"):
+        client.jobs.download(child.name, output_name="other")
+    for refused in (client.jobs.stream, client.jobs.begin_cancel):
+        with pytest.raises(PipelineChildJobError, match="not supported on pipeline child job"):
+            refused(child.name)
+
+
+def test_a_job_says_something_else_of_itself(client, copies):
+    """What came from here and goes in again does not run again: its description and its tags are kept."""
+    done = run(client, copies(), tags={"a": "b"})
+    done.tags["c"] = "d"
+
+    again = client.jobs.create_or_update(done)
+    updated = client.jobs.update(done.name, display_name="Copies", description="Two")
+
+    found = client.jobs.get(done.name)
+    assert (again.name, updated.name, len(list(client.jobs.list()))) == (done.name, done.name, 1)
+    assert (found.tags, found.display_name, found.description) == ({"a": "b", "c": "d"}, "Copies", "Two")
+    assert (found.settings.force_rerun, found.status) == (None, "Completed")
+    assert client.jobs.show_services(done.name) is None
+
+
+def test_an_archived_job_leaves_the_list(client, copies):
+    """And comes back; it can be got all the time."""
+    done = run(client, copies())
+
+    def listed(view: ListViewType) -> list[str | None]:
+        return [job.name for job in client.jobs.list(list_view_type=view)]
+
+    client.jobs.archive(done.name)
+    assert list(client.jobs.list()) == []
+    assert listed(ListViewType.ARCHIVED_ONLY) == listed(ListViewType.ALL) == [done.name]
+    assert client.jobs.get(done.name).status == "Completed"
+    client.jobs.restore(done.name)
+    assert [job.name for job in client.jobs.list()] == [done.name]
+    with pytest.raises(ResourceNotFoundError, match="there is no job 'gone'"):
+        client.jobs.archive("gone")
+
+
+def test_no_zombie_is_left(client, copies):
+    """A notebook lives for days; the process of each job that it ran is buried."""
+    made = run(client, copies())
+    deadline = time.monotonic() + 20
+    children = Path("/proc/self/task").joinpath(str(os.getpid()), "children")
+    while time.monotonic() < deadline:
+        client.jobs.get(made.name)
+        with Workspace.open(client.path) as workspace:
+            mine = workspace.jobs.is_running(made.name)
+        states = [
+            Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] for pid in children.read_text().split()
+        ]
+        if not mine and "Z" not in states:
+            return
+        time.sleep(0.1)
+    raise AssertionError(states)
 
 
 def test_everything_that_is_wrong_is_said_before_anything_runs(client, copies):
@@ -233,6 +368,15 @@ def test_a_job_that_is_not_there_is_not_found(name, client):
     """Nor a step of one."""
     with pytest.raises(ResourceNotFoundError, match="there is no job 'gone'"):
         client.jobs.get(name)
+
+
+def test_code_that_is_not_there_is_named(client):
+    """As it was written, and not as the SDK writes it down."""
+    with pytest.raises(ValidationException) as raised:
+        client.jobs.create_or_update(command(command="ls", code="./srcs", environment="azureml:e:1"))
+
+    assert "/srcs" in str(raised.value)
+    assert "azureml:" not in str(raised.value)
 
 
 def test_what_is_no_job_is_refused(client):

@@ -2,10 +2,12 @@
 
 import json
 import logging
+import re
 import sys
 from pathlib import Path
 from typing import Any
 
+from azure.ai.ml import MLClient
 from azure.ai.ml.entities import (
     Component,
     Compute,
@@ -37,6 +39,15 @@ logging.getLogger("azure.ai.ml").setLevel(logging.ERROR)
 CONFIG = "config.json"
 _BESIDE = ("", ".azureml", "aml_config", FOLDER_NAME)  # where a configuration lies in a folder
 _MOST_PARENTS = 20
+_SCOPE = re.compile(
+    r"/subscriptions/(?P<subscription_id>[^/]+)/resourceGroups/(?P<resource_group>[^/]+)"
+    r"/providers/[^/]+/workspaces/(?P<workspace_name>[^/]+)",
+    re.IGNORECASE,
+)
+_GROUPS = (
+    *("models", "components", "compute", "data", "environments", "workspaces", "jobs"),
+    *("online_endpoints", "online_deployments"),
+)
 
 
 class LocalMLClient:
@@ -91,10 +102,17 @@ class LocalMLClient:
         print(f"Found the config file in: {file}", file=sys.stderr)
         if "penala" in config:
             return cls(credential, workspace_name=config.get("workspace_name"), path=file.parent, **more)
+        config = {**_names(str(config.get("Scope", ""))), **config}
         missing = [key for key in ("subscription_id", "resource_group", "workspace_name") if key not in config]
         if missing:
             raise refusal(f"{file} has no {', '.join(missing)}")
         return cls(credential, config["subscription_id"], config["resource_group"], config["workspace_name"], **more)
+
+    def __getattr__(self, name: str) -> Any:
+        """Say what the SDK's client has and this one has not."""
+        if not name.startswith("_") and hasattr(MLClient, name):
+            raise AttributeError(f"{name} of Azure ML is not there on this machine; there are {', '.join(_GROUPS)}")
+        raise AttributeError(f"LocalMLClient has no attribute '{name}'")
 
     @property
     def subscription_id(self) -> str:
@@ -149,6 +167,12 @@ def _operations(entity: Any, kinds: tuple[tuple[type, Any], ...]) -> Any:
             return operations
     names = ", ".join(kind.__name__ for kind, _ in kinds)
     raise TypeError(f"{type(entity).__name__} is none of {names}")
+
+
+def _names(scope: str) -> dict[str, str]:
+    """Return the names in the id of a workspace, which Azure's older configurations hold instead of them."""
+    found = _SCOPE.fullmatch(scope)
+    return {} if found is None else found.groupdict()
 
 
 def _named(folder: Path) -> str:

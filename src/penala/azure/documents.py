@@ -12,12 +12,18 @@ from azure.ai.ml.entities import Job
 from penala.workspace.components import SHIPPED
 
 _BOUND = "${{"
+_SAID = ("name", "display_name", "experiment_name", "description", "tags", "properties")
 
 
 def as_document(job: Job) -> dict[str, Any]:
     """Return the whole job as one document of the public job schema; nothing of it names a file by a relative path."""
     document = dumped(job)
+    for key in _SAID:  # `command(...)` makes the step of a pipeline, whose dump leaves out what a job says of itself
+        if key not in document and (said := getattr(job, key, None)):
+            document[key] = dict(said) if isinstance(said, Mapping) else said
     base = Path(str(job.base_path)).resolve()
+    _settle_code(document, base)
+    _settle_code(document.get("component"), base)
     for key in ("inputs", "training_data", "validation_data"):
         if key in document:
             document[key] = _absolute(document[key], base)
@@ -37,14 +43,27 @@ def _settle_nodes(document: dict[str, Any], pipeline: Any, base: Path) -> None:
     """Make the paths of a pipeline's steps absolute, and name the components that penala ships instead of a copy."""
     for name, node in document.get("jobs", {}).items():
         node["inputs"] = _absolute(node.get("inputs") or {}, base)
+        if title := getattr(pipeline.jobs[name], "display_name", None):
+            node["display_name"] = str(title)  # the dump leaves it out
         component = node.get("component")
         if not isinstance(component, dict):
             continue
         if (shipped := _shipped(component)) is not None:
             node["component"] = shipped
-        elif "jobs" in component:
-            inner = pipeline.jobs[name].component
-            _settle_nodes(component, inner, Path(str(inner.base_path)).resolve())
+            continue
+        inner = pipeline.jobs[name].component
+        home = Path(str(inner.base_path)).resolve()
+        if "jobs" in component:
+            _settle_nodes(component, inner, home)
+        else:
+            _settle_code(component, home)
+
+
+def _settle_code(component: Any, base: Path) -> None:
+    """Make the path of a code folder absolute; before one that is not there the SDK writes `azureml:`."""
+    code = component.get("code") if isinstance(component, dict) else None
+    if isinstance(code, str) and code.startswith(("azureml:.", ".")):
+        component["code"] = str(base / code.removeprefix("azureml:"))
 
 
 def _shipped(component: Mapping[str, Any]) -> str | None:

@@ -29,6 +29,12 @@ def as_sdk(error: PenalaError) -> AzureError:
     return HttpResponseError(str(error))
 
 
+def expect(entity: object, kind: type, what: str) -> None:
+    """Refuse what is not of the SDK's type for something."""
+    if not isinstance(entity, kind):
+        raise refusal(f"{type(entity).__name__} is no {what}; azure.ai.ml.entities has {kind.__name__} for it")
+
+
 def refusal(message: str) -> ValidationException:
     """Return the exception for what is refused before anything starts."""
     return ValidationException(

@@ -1,10 +1,11 @@
 """Where a client's workspace lies, what it is called in Azure's ids, and the way in."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from penala.assets import LATEST, Kind
 from penala.azure.failures import refusal, sdk_exceptions
@@ -57,6 +58,18 @@ class AzurePlace:
 def path_at(workspace: Workspace, address: str, kind: str, folder: object) -> Path:
     """Return the file or folder that an entity's path means; relative ones start at `folder`."""
     return Path(Addresses(workspace)(address, kind, Place("path", Path(str(folder)).resolve())).path)
+
+
+def report(event: Mapping[str, Any]) -> None:
+    """Print what long work says on its way."""
+    if event["event"] == "note":
+        print(event["text"])
+
+
+def endpoint_of(workspace: Workspace, name: str) -> str:
+    """Return the name of an endpoint as it was made; Azure's names are the same in any letter case."""
+    names = [one["name"] for one in workspace.endpoints.list()]
+    return name if name in names else next((one for one in names if one.lower() == name.lower()), name)
 
 
 def job_of(address: str) -> str | None:

@@ -6,18 +6,17 @@ from typing import Any
 from azure.ai.ml.entities import AmlCompute, Compute, VmSize
 from azure.core.polling import LROPoller
 
-from penala.azure.failures import refusal
-from penala.azure.place import AzurePlace
+from penala.azure.failures import expect, refusal
+from penala.azure.operations.base import Operations
 from penala.azure.poller import begin
 from penala.workspace import compute as computes
 from penala.workspace.sizes import sizes
 
+AMLCOMPUTE = "amlcompute"
 
-class ComputeOperations:
+
+class ComputeOperations(Operations):
     """The computes of a client's workspace."""
-
-    def __init__(self, place: AzurePlace) -> None:
-        self._place = place
 
     def get(self, name: str) -> Compute:
         """Return a compute. Raises ResourceNotFoundError."""
@@ -25,9 +24,9 @@ class ComputeOperations:
             return self._entity(workspace.computes.show(name))
 
     def list(self, *, compute_type: str | None = None) -> Iterator[Compute]:
-        """Return all computes; each is of the type amlcompute."""
+        """Return all computes; each is of the type amlcompute, in any letter case."""
         with self._place.opened() as workspace:
-            found = workspace.computes.list() if compute_type in (None, "amlcompute") else []
+            found = workspace.computes.list() if (compute_type or AMLCOMPUTE).lower() == AMLCOMPUTE else []
             return iter([self._entity(one) for one in found])
 
     def list_sizes(self, *, location: str | None = None, compute_type: str | None = None) -> Iterator[VmSize]:
@@ -49,6 +48,8 @@ class ComputeOperations:
         self._place.require_workspace("computes")
         if not isinstance(compute, AmlCompute):
             raise refusal(f"{type(compute).__name__} has no stand-in here; use AmlCompute")
+        if not compute.name or not compute.size:
+            raise refusal("a compute needs a name and a size; compute.list_sizes() gives all sizes")
 
         def create() -> Compute:
             with self._place.opened() as workspace:
@@ -61,6 +62,12 @@ class ComputeOperations:
                 return self._entity(workspace.computes.create(compute.name, str(compute.size), settings))
 
         return begin(create)
+
+    def begin_update(self, compute: Compute) -> LROPoller[Compute]:
+        """Change how many nodes a compute counts as. Raises ResourceNotFoundError where there is none."""
+        expect(compute, Compute, "compute")
+        self.get(str(compute.name))
+        return self.begin_create_or_update(compute)
 
     def begin_delete(self, name: str, *, action: str = "Delete") -> LROPoller[None]:
         """Remove a compute; `action` is the same for all of them."""

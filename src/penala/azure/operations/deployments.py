@@ -13,10 +13,11 @@ from azure.ai.ml.entities import (
 from azure.core.exceptions import ResourceNotFoundError
 from azure.core.polling import LROPoller
 
-from penala.azure.failures import refusal
+from penala.azure.failures import expect, refusal
 from penala.azure.operations.about import About
+from penala.azure.operations.base import Operations
 from penala.azure.operations.models import ModelOperations
-from penala.azure.place import AzurePlace
+from penala.azure.place import endpoint_of, report
 from penala.azure.poller import begin
 from penala.workspace.client import Workspace
 
@@ -27,11 +28,8 @@ _PROBE = ("failure_threshold", "success_threshold", "timeout", "period", "initia
 _SAID = ("description", "tags", "properties", "instance_type", "instance_count", "environment_variables")
 
 
-class OnlineDeploymentOperations:
+class OnlineDeploymentOperations(Operations):
     """The deployments of a client's workspace. Each is local already: `local` makes no difference."""
-
-    def __init__(self, place: AzurePlace) -> None:
-        self._place = place
 
     def begin_create_or_update(self, deployment: OnlineDeployment, **_: Any) -> LROPoller[OnlineDeployment]:
         """Put a model version behind an endpoint and wait until it answers; the traffic stays as it is.
@@ -40,6 +38,7 @@ class OnlineDeploymentOperations:
         instance runs here. Code of your own is refused: the model is served as its package says.
         """
         self._place.require_workspace("deployments")
+        expect(deployment, OnlineDeployment, "deployment")
         for field in _OWN_CODE:
             if getattr(deployment, field, None):
                 raise refusal(f"{field} does not run here: an MLflow model needs none; leave it out")
@@ -47,6 +46,7 @@ class OnlineDeploymentOperations:
         def create() -> OnlineDeployment:
             name, endpoint = str(deployment.name).lower(), str(deployment.endpoint_name)
             with self._place.opened() as workspace:
+                endpoint = endpoint_of(workspace, endpoint)
                 workspace.endpoints.show(endpoint)  # it must be there first
                 model, version = self._model(workspace, deployment.model)
                 asked = deployment.request_settings
@@ -67,30 +67,41 @@ class OnlineDeploymentOperations:
     def list(self, endpoint_name: str, *, local: bool = False) -> Iterator[OnlineDeployment]:
         """Return the deployments of an endpoint."""
         with self._place.opened() as workspace:
-            return iter([self._entity(workspace, one) for one in workspace.endpoints.deployments(endpoint_name)])
+            found = workspace.endpoints.deployments(endpoint_of(workspace, endpoint_name))
+            return iter([self._entity(workspace, one) for one in found])
 
     def begin_delete(self, name: str, endpoint_name: str, *, local: bool | None = False) -> LROPoller[None]:
         """Stop and remove a deployment that has no traffic."""
 
         def delete() -> None:
             with self._place.opened() as workspace:
-                workspace.endpoints.delete_deployment(endpoint_name, name)
-                About(workspace.folder, endpoint_name, name).forget()
+                found = _shown(workspace, endpoint_name, name)
+                workspace.endpoints.delete_deployment(found["endpoint"], found["name"])
+                About(workspace.folder, found["endpoint"], found["name"]).forget()
 
         return begin(delete)
 
     def get_logs(self, name: str, endpoint_name: str, lines: int, **_: Any) -> str:
         """Return the last lines of a deployment's log."""
         with self._place.opened() as workspace:
-            return workspace.endpoints.logs(endpoint_name, name, lines)
+            found = _shown(workspace, endpoint_name, name)
+            return workspace.endpoints.logs(found["endpoint"], found["name"], lines)
 
     def _model(self, workspace: Workspace, given: Any) -> tuple[str, str]:
-        """Return the name and version of a deployment's model: an id, NAME:VERSION, or an entity, registered first."""
+        """Return the name and version of a deployment's model: an id, NAME:VERSION, or an entity, registered first.
+
+        A base model is registered under its own name and version first.
+        """
+        models = ModelOperations(self._place)
         if isinstance(given, Model):
-            given = given.id or ModelOperations(self._place).create_or_update(given).id
+            given = given.id or models.create_or_update(given).id
         if not given:
             raise refusal("a deployment needs a model")
         shown = workspace.models.show(str(given))
+        if shown["kind"] == "base":
+            package = str(workspace.models.folder(str(given), report))
+            models.create_or_update(Model(name=shown["name"], version=shown["version"], path=package))
+            print(f"{shown['name']}:{shown['version']} of the registry is registered in this workspace to be deployed")
         return shown["name"], shown["version"]
 
     def _entity(self, workspace: Workspace, shown: dict[str, Any]) -> ManagedOnlineDeployment:
@@ -113,8 +124,8 @@ class OnlineDeploymentOperations:
 
 
 def _shown(workspace: Workspace, endpoint: str, name: str) -> dict[str, Any]:
-    known = workspace.endpoints.deployments(endpoint)
-    found = next((one for one in known if one["name"] == name), None)
+    known = workspace.endpoints.deployments(endpoint_of(workspace, endpoint))
+    found = next((one for one in known if one["name"].lower() == name.lower()), None)
     if found is None:
         names = ", ".join(one["name"] for one in known) or "none"
         raise ResourceNotFoundError(f"endpoint '{endpoint}' has no deployment '{name}'; it has {names}")

@@ -8,22 +8,23 @@ from typing import Any
 from azure.ai.ml.entities import EndpointAuthKeys, ManagedOnlineEndpoint, OnlineEndpoint
 from azure.core.polling import LROPoller
 
-from penala.azure.failures import refusal
+from penala.azure.failures import expect, refusal
 from penala.azure.operations.about import About
-from penala.azure.place import AzurePlace
+from penala.azure.operations.base import Operations
+from penala.azure.place import endpoint_of
 from penala.azure.poller import begin
 from penala.workspace.client import Workspace
 
 
-class OnlineEndpointOperations:
+class OnlineEndpointOperations(Operations):
     """The endpoints of a client's workspace. Each is local already: `local` makes no difference."""
-
-    def __init__(self, place: AzurePlace) -> None:
-        self._place = place
 
     def begin_create_or_update(self, endpoint: OnlineEndpoint, *, local: bool = False) -> LROPoller[OnlineEndpoint]:
         """Make an endpoint with fresh keys, or give it another split of the traffic and another description."""
         self._place.require_workspace("endpoints")
+        expect(endpoint, OnlineEndpoint, "endpoint")
+        if not endpoint.name:
+            raise refusal("an endpoint needs a name")
         if str(endpoint.auth_mode).lower() != "key":
             raise refusal(f"auth_mode is {endpoint.auth_mode}; an endpoint here asks for a key")
         if any((endpoint.mirror_traffic or {}).values()):
@@ -32,19 +33,20 @@ class OnlineEndpointOperations:
 
         def create() -> OnlineEndpoint:
             with self._place.opened() as workspace:
-                workspace.endpoints.create(str(endpoint.name))
+                name = endpoint_of(workspace, str(endpoint.name))
+                workspace.endpoints.create(name)
                 fields = ("description", "tags", "properties")
-                About(workspace.folder, str(endpoint.name)).keep(
+                About(workspace.folder, name).keep(
                     **{field: value for field in fields if (value := getattr(endpoint, field))}
                 )
-                return self._entity(workspace, workspace.endpoints.set_traffic(str(endpoint.name), traffic))
+                return self._entity(workspace, workspace.endpoints.set_traffic(name, traffic))
 
         return begin(create)
 
     def get(self, name: str, *, local: bool = False) -> OnlineEndpoint:
         """Return an endpoint. Raises ResourceNotFoundError."""
         with self._place.opened() as workspace:
-            return self._entity(workspace, workspace.endpoints.show(name))
+            return self._entity(workspace, workspace.endpoints.show(endpoint_of(workspace, name)))
 
     def list(self, *, local: bool = False) -> Iterator[OnlineEndpoint]:
         """Return all endpoints."""
@@ -56,21 +58,21 @@ class OnlineEndpointOperations:
 
         def delete() -> None:
             with self._place.opened() as workspace:
-                workspace.endpoints.delete(name)
+                workspace.endpoints.delete(endpoint_of(workspace, name))
 
         return begin(delete)
 
     def get_keys(self, name: str) -> EndpointAuthKeys:
         """Return both keys."""
         with self._place.opened() as workspace:
-            return EndpointAuthKeys(**workspace.endpoints.keys(name))
+            return EndpointAuthKeys(**workspace.endpoints.keys(endpoint_of(workspace, name)))
 
     def begin_regenerate_keys(self, name: str, *, key_type: str = "primary") -> LROPoller[None]:
         """Replace the primary or the secondary key."""
 
         def regenerate() -> None:
             with self._place.opened() as workspace:
-                workspace.endpoints.regenerate_key(name, key_type.lower())
+                workspace.endpoints.regenerate_key(endpoint_of(workspace, name), key_type.lower())
 
         return begin(regenerate)
 
@@ -95,6 +97,7 @@ class OnlineEndpointOperations:
         except (OSError, ValueError) as error:
             raise refusal(f"{request_file} cannot be sent: {error}") from None
         with self._place.opened() as workspace:
+            endpoint_name = endpoint_of(workspace, endpoint_name)
             known = [one["name"] for one in workspace.endpoints.deployments(endpoint_name)]
             if deployment_name is not None and deployment_name not in known:
                 raise refusal(f"Deployment name {deployment_name} not found for this endpoint; it has {known}")

@@ -2,27 +2,31 @@
 
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
+from azure.ai.ml.constants import ListViewType
 from azure.ai.ml.entities import Model
 from azure.core.exceptions import ResourceNotFoundError
 
-from penala.azure.failures import refusal
-from penala.azure.place import AzurePlace, job_of, path_at
+from penala.assets import Kind
+from penala.azure.failures import expect, refusal
+from penala.azure.operations.archive import AssetOperations
+from penala.azure.operations.downloads import written_over
+from penala.azure.place import job_of, path_at
 from penala.workspace.artifacts import keep
 from penala.workspace.client import Workspace
+from penala.workspace.store import ModelRow
 
 DESCRIPTION = "description"  # the property that holds a model's description
 TYPES = ("mlflow_model", "custom_model")
 
 
-class ModelOperations:
+class ModelOperations(AssetOperations[Model]):
     """The model versions that a client sees."""
 
-    def __init__(self, place: AzurePlace) -> None:
-        self._place = place
+    _kind: ClassVar[Kind] = "models"
 
     def get(self, name: str, version: str | None = None, label: str | None = None) -> Model:
         """Return a version. Raises ResourceNotFoundError."""
@@ -33,21 +37,24 @@ class ModelOperations:
             raise ResourceNotFoundError(f"no model {name} is registered; a registry's client finds base models")
         return self._entity(shown)
 
-    def list(self, name: str | None = None, stage: str | None = None, **_: Any) -> Iterator[Model]:
-        """Return the versions of a name, or of all, newest first. No version here has a `stage`."""
-        kind = "tuned" if self._place.registry is None else "base"
-        with self._place.opened() as workspace:
-            found = [one for one in workspace.models.list() if one["kind"] == kind and name in (None, one["name"])]
-            found.reverse()  # of those of one second, the last one is the newest
-            found.sort(key=lambda one: str(one["created"]), reverse=True)
-        return iter([self.get(one["name"], one["version"]) for one in found if stage is None])
+    def list(
+        self,
+        name: str | None = None,
+        stage: str | None = None,
+        *,
+        list_view_type: ListViewType = ListViewType.ACTIVE_ONLY,
+    ) -> Iterator[Model]:
+        """Return the versions of a name, newest first; without one, the newest of each name. None has a `stage`."""
+        return self._listed(name, list_view_type) if stage is None else iter(())
 
     def create_or_update(self, model: Model) -> Model:
-        """Register an output of a job, or a local folder, and return the version.
+        """Register an output or artifact of a job, a local folder, or a file as a custom_model; return the version.
 
-        Without a version it gets the next whole number. Raises HttpResponseError for a version with other content.
+        Without a version it gets the next whole number. The same content again is the version that it has, whose
+        description, tags and properties may change. Raises HttpResponseError for a version with other content.
         """
         self._place.require_workspace("models of your own")
+        expect(model, Model, "model")
         if not model.name or not model.path:
             raise refusal("a model needs a name and a path")
         if model.type not in (None, *TYPES):
@@ -61,13 +68,24 @@ class ModelOperations:
             row = workspace.models.register(
                 model.name, version, digest, job=job, tags=model.tags or {}, properties=properties
             )
+            _retell(workspace, row, model, properties)
         return self.get(row.name, row.version)
 
     def download(self, name: str, version: str, download_path: str | Path = ".") -> None:
-        """Copy a version to DOWNLOAD_PATH/NAME, as the SDK does."""
+        """Copy a version to DOWNLOAD_PATH/NAME, over what is there, as the SDK does."""
         model = self.get(name, version)
-        with self._place.opened() as workspace:
-            workspace.models.download(str(model.id), Path(download_path) / name)
+        with self._place.opened() as workspace, written_over(Path(download_path) / name) as folder:
+            workspace.models.download(str(model.id), folder)
+
+    def _versions(self, workspace: Workspace, name: str | None) -> Iterable[Model]:
+        kind = "tuned" if self._place.registry is None else "base"
+        found = [one for one in workspace.models.list() if one["kind"] == kind and name in (None, one["name"])]
+        found.reverse()  # of those of one second, the last one is the newest
+        found.sort(key=lambda one: str(one["created"]), reverse=True)
+        return [
+            self._entity(workspace.models.show(self._place.asset_id("models", one["name"], one["version"])))
+            for one in found
+        ]
 
     def _entity(self, shown: dict[str, Any]) -> Model:
         properties = dict(shown.get("properties") or {})
@@ -88,12 +106,23 @@ class ModelOperations:
 
 def _content(workspace: Workspace, model: Model) -> tuple[str, str | None]:
     """Return the artifact that lies at a model's path, and the job that wrote it; what lies elsewhere is copied."""
-    folder = path_at(workspace, str(model.path), str(model.type), model.base_path)
-    if not folder.is_dir():
-        raise refusal(f"{model.path} is a file; a model here is a folder")
-    if folder.parent == workspace.artifacts:
-        return folder.name, job_of(str(model.path))
+    source = path_at(workspace, str(model.path), str(model.type), model.base_path)
+    if source.parent == workspace.artifacts:
+        return source.name, job_of(str(model.path))
     with tempfile.TemporaryDirectory(prefix=".model-", dir=workspace.artifacts) as work:
         copy = Path(work) / "copy"
-        shutil.copytree(folder, copy, ignore=shutil.ignore_patterns("__pycache__"))
+        if source.is_dir():
+            shutil.copytree(source, copy, ignore=shutil.ignore_patterns("__pycache__"))
+        else:  # an artifact is a folder, which holds it
+            copy.mkdir()
+            shutil.copyfile(source, copy / source.name)
         return keep(workspace.store, copy), job_of(str(model.path))
+
+
+def _retell(workspace: Workspace, row: ModelRow, model: Model, properties: dict[str, Any]) -> None:
+    """Write what a model says of itself to a version that was there already; only what came from there takes away."""
+    told = {"tags": dict(model.tags or {}), "properties": properties}
+    if not model.id:
+        told = {"tags": told["tags"] or row.tags, "properties": row.properties | properties}
+    if told != {"tags": row.tags, "properties": row.properties}:
+        workspace.store.update(ModelRow, {"name": row.name, "version": row.version}, **told)

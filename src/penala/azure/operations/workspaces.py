@@ -6,14 +6,11 @@ from typing import Any
 from azure.ai.ml.entities import Workspace
 from azure.core.exceptions import ResourceNotFoundError
 
-from penala.azure.place import AzurePlace
+from penala.azure.operations.base import Operations
 
 
-class WorkspaceOperations:
+class WorkspaceOperations(Operations):
     """The workspace of a client, as an entity."""
-
-    def __init__(self, place: AzurePlace) -> None:
-        self._place = place
 
     def get(self, name: str | None = None, **_: Any) -> Workspace:
         """Return the workspace; `mlflow_tracking_uri` is where plain mlflow finds its runs and models."""
