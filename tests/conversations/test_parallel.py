@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from penala.conversations import files, parallel
+from penala.conversations import files, judge, parallel
 from penala.conversations.check import check
 from penala.conversations.judge import Judge
 
@@ -64,6 +64,7 @@ def test_no_number_of_cores_changes_the_outcome(write, rows, monkeypatch, end, m
 def test_rows_far_into_a_file_are_read_from_there(write, rows, monkeypatch):
     """Rows that are cut off train do not cost a reading of train."""
     monkeypatch.setattr(files, "BLOCK_BYTES", 5000)
+    monkeypatch.setattr(judge, "TOGETHER_BYTES", 5000)
     checked = check(write("a.jsonl", rows(2000)))
     read, row = [], Judge.row
     monkeypatch.setattr(Judge, "row", lambda self, data: read.append(data) or row(self, data))

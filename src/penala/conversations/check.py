@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 import msgspec
 
@@ -300,16 +300,18 @@ class _FileReader:
             for line, data in records_of(chain(first, more)):
                 self._take_record(line, data, self.checker.each)
             return
-        pieces: Iterator[bytes | Record | Verdicts] = chain(first, more)
+        if not first or isinstance(first[0], tuple):
+            for record in chain(first, more):
+                self._take_record(*cast(Record, record), None)
+            return
         with readable():
-            offset = start_of_lines(self.file.path) if first and isinstance(first[0], bytes) else None
-            if offset is not None and parallel.pays(self.file.path):
-                pieces = parallel.judged(self.file.path, offset, self.judge)
-        for piece in pieces:
-            if isinstance(piece, tuple):
-                self._take_record(*piece, None)
-                continue
-            verdicts = self.judge.block(piece) if isinstance(piece, bytes) else piece
+            offset = start_of_lines(self.file.path)
+            pays = parallel.pays(self.file.path)
+        if offset is not None and pays:
+            judged = parallel.judged(self.file.path, offset, self.judge)
+        else:
+            judged = self.judge.blocks(cast(Iterator[bytes], chain(first, more)))
+        for verdicts in judged:
             if offset is not None:
                 self.file.marks.append(_Mark(self.file.good, self.row, self.lines, offset))
                 offset += verdicts.num_bytes

@@ -2,7 +2,7 @@
 
 import json
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import compress
 from typing import Any, NamedTuple
@@ -18,6 +18,7 @@ from penala.conversations.rules import faults_of, has_marker
 from penala.conversations.schemas import Names, Row, read_row, renamed
 from penala.conversations.seen import Said, row_key, said_of
 
+TOGETHER_BYTES = 1 << 20
 # message keys that templates or training read
 RENDERED_KEYS = {"tool_calls", "tool_call_id", "weight"}
 
@@ -60,6 +61,17 @@ class Verdicts:
             column.extend(digests)
         self.markers += compress(lines, rows.has_marker)
 
+    def extend(self, more: "Verdicts") -> None:
+        """Take what is said of the block that follows."""
+        first = self.num_lines
+        self.lines.extend(map(first.__add__, more.lines))
+        for column, digests in zip(self.said, more.said, strict=True):
+            column.extend(digests)
+        self.markers += map(first.__add__, more.markers)
+        self.others += [(first + line, verdict) for line, verdict in more.others]
+        self.num_lines += more.num_lines
+        self.num_bytes += more.num_bytes
+
 
 class Judge:
     """Judges the rows of one file of some size, in one schema; `columns` are those of its first row."""
@@ -67,6 +79,17 @@ class Judge:
     def __init__(self, schema: str, names: Names, columns: Sequence[str]) -> None:
         self.schema, self.names, self.columns = schema, names, columns
         self._plain = PlainReader(columns) if schema == "messages" and not names else None
+
+    def blocks(self, blocks: Iterable[bytes]) -> Iterator[Verdicts]:
+        """Judge blocks of whole lines; yield what is said of TOGETHER_BYTES of them, or of the rest, at a time."""
+        together = Verdicts(0)
+        for block in blocks:
+            together.extend(self.block(block))
+            if together.num_bytes >= TOGETHER_BYTES:
+                yield together
+                together = Verdicts(0)
+        if together.num_lines:
+            yield together
 
     def block(self, block: bytes) -> Verdicts:
         """Judge a block of whole lines."""

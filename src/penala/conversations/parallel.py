@@ -108,7 +108,7 @@ def _work(part: Range) -> list[Verdicts]:
 
 
 def _judged(file: int, judge: Judge, part: Range) -> list[Verdicts]:
-    return [judge.block(block) for block in line_blocks(_blocks(file, *part))]
+    return list(judge.blocks(line_blocks(_blocks(file, *part))))
 
 
 def _blocks(file: int, start: int, end: int) -> Iterator[bytes]:
