@@ -14,6 +14,7 @@ from penala.conversations.decode import decode_row
 from penala.conversations.faults import CODES, Fault
 from penala.conversations.json_text import is_blank, unix_lines
 from penala.conversations.plain import PlainReader, PlainRows
+from penala.conversations.records import Unreadable
 from penala.conversations.rules import faults_of, has_marker
 from penala.conversations.schemas import Names, Row, read_row, renamed
 from penala.conversations.seen import Said, row_key, said_of
@@ -82,14 +83,19 @@ class Judge:
 
     def blocks(self, blocks: Iterable[bytes]) -> Iterator[Verdicts]:
         """Judge blocks of whole lines; yield what is said of TOGETHER_BYTES of them, or of the rest, at a time."""
-        together = Verdicts(0)
-        for block in blocks:
-            together.extend(self.block(block))
-            if together.num_bytes >= TOGETHER_BYTES:
-                yield together
-                together = Verdicts(0)
+        together, damage = Verdicts(0), None
+        try:
+            for block in blocks:
+                together.extend(self.block(block))
+                if together.num_bytes >= TOGETHER_BYTES:
+                    yield together
+                    together = Verdicts(0)
+        except Unreadable as error:  # the rows before it count
+            damage = error
         if together.num_lines:
             yield together
+        if damage is not None:
+            raise damage
 
     def block(self, block: bytes) -> Verdicts:
         """Judge a block of whole lines."""
