@@ -76,6 +76,11 @@ class Binding:
     version: str | None = None
     path: str | None = None  # as it is written, of another place than the workspace's own
 
+    @property
+    def is_wanted(self) -> bool:
+        """Whether something is to be made of the output when the job completes."""
+        return bool(self.name or self.path)
+
 
 @dataclass(frozen=True, slots=True)
 class Node:

@@ -297,10 +297,13 @@ class _Document:
         """Return the tail that registers the outputs which the document names, or copies those to which it gives a
         path in a datastore, and the plan that has all of them."""
         outputs = dict(plan.outputs)
-        found = {name: binding for name, binding in component.outputs.items() if name in outputs}
+        places = {name: self.place.at("outputs", name) for name in outputs}
+        found = {name: bound for name, bound in component.outputs.items() if name in outputs and bound.is_wanted}
         for upstream, binding in named.items():
             known = next((name for name, bound in outputs.items() if bound == upstream), None)
             name = known or f"{upstream.step}.{upstream.output}"
+            jobs = [key for job in upstream.step.split(".") for key in ("jobs", job)]
+            places.setdefault(name, self.place.at(*jobs, "outputs", upstream.output))
             outputs[name] = upstream
             found.setdefault(name, binding)
         plan = replace(plan, outputs=outputs)
@@ -310,14 +313,13 @@ class _Document:
             if binding.name
         ]
         for asset in assets:
-            with self.problems.collected(self.place.at("outputs", asset.output)):
+            with self.problems.collected(places[asset.output]):
                 require_name(asset.name, asset.version)
-        copies = [self._copy(name, binding.path) for name, binding in found.items() if binding.path]
+        copies = [self._copy(name, binding.path, places[name]) for name, binding in found.items() if binding.path]
         return plan, Tail(assets=tuple(assets), copies=tuple(filter(None, copies)))
 
-    def _copy(self, output: str, address: str) -> OutputCopy | None:
+    def _copy(self, output: str, address: str, place: Place) -> OutputCopy | None:
         """Return what brings an output to the address that the document gives it; None for one that is not here."""
-        place = self.place.at("outputs", output)
         settings = self.reader.mapping(self.document, "settings", self.place)
         datastore = str(settings.get("default_datastore") or "workspaceblobstore").removeprefix("azureml:")
         known = {"default_datastore": datastore, "output_name": output, "name": "${{name}}"}

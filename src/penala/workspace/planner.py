@@ -132,7 +132,7 @@ class Planner:
         for node in level.pipeline.nodes.values():
             compute = self._setting(level, node.compute, node.place.at("compute")) or level.compute
             for output, binding in node.outputs.items():
-                if (binding.name or binding.path) and (written := _written(node, output, level.prefix)):
+                if binding.is_wanted and (written := _written(node, output, level.prefix)):
                     self.named[written] = binding
             if isinstance(node.component, CommandComponent):
                 step = self._step(level, node, node.component)
