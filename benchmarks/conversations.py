@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
+from typing import Literal
 
 from turns import take_turns
 
@@ -76,13 +77,13 @@ def json_loads(path: Path) -> int:
 
 
 def typed_decode(path: Path) -> int:
-    """Decode each line into typed structs where it lies in a block, as the check begins."""
+    """Decode each line into typed structs."""
     import msgspec
 
     from penala.conversations.files import read_pieces
 
     class Message(msgspec.Struct, gc=False):
-        role: str
+        role: Literal["system", "user", "assistant"]
         content: str
 
     class Row(msgspec.Struct, gc=False):
@@ -90,14 +91,11 @@ def typed_decode(path: Path) -> int:
         prompt: str
         prompt_id: str
 
-    decode = msgspec.json.Decoder(Row).decode
+    decode = msgspec.json.Decoder(Row).decode_lines
     rows = 0
     for block in read_pieces(path, frozenset()):
         assert isinstance(block, bytes)
-        view, start = memoryview(block), 0
-        while (end := block.find(b"\n", start)) >= 0:
-            decode(view[start:end])
-            start, rows = end + 1, rows + 1
+        rows += len(decode(block))
     return rows
 
 
