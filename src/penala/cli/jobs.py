@@ -226,9 +226,13 @@ def cancel(workspace: str | None, name: str, on: str | None) -> None:
 @click.argument("name")
 @click.option("--output-name", help="One output [default: all]")
 @click.option("--to", type=click.Path(path_type=Path), default=Path(), help="Folder [default: the working folder]")
+@on_azureml.on
 @click.pass_obj
-def download(workspace: str | None, name: str, output_name: str | None, to: Path) -> None:
+def download(workspace: str | None, name: str, output_name: str | None, to: Path, on: str | None) -> None:
     """Copy a job's outputs to DIR/named-outputs/OUTPUT."""
+    if on:
+        on_azureml.download_job(on, name, output_name, to)
+        return
     from penala.workspace.client import Workspace
 
     with Workspace.open(workspace) as opened:

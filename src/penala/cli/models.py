@@ -25,7 +25,7 @@ def command() -> None:
 def list_(workspace: str | None, task: str | None, as_json: bool, on: str | None) -> None:
     """List the base models of the catalogue and the tuned versions of the workspace."""
     if on:
-        on_azureml.list_models(on, as_json=as_json)
+        on_azureml.list_models(on, task, as_json=as_json)
         return
     from penala.workspace.models import list_models
 
@@ -133,9 +133,13 @@ def fetch(workspace: str | None, model: str) -> None:
 @command.command()
 @click.argument("model", metavar="NAME:VERSION")
 @click.option("--to", type=click.Path(path_type=Path), required=True, help="Folder to write; must not exist")
+@on_azureml.on
 @click.pass_obj
-def download(workspace: str | None, model: str, to: Path) -> None:
+def download(workspace: str | None, model: str, to: Path, on: str | None) -> None:
     """Copy a model version's MLflow folder to a folder of yours."""
+    if on:
+        on_azureml.download_model(on, model, to)
+        return
     from penala.workspace.client import Workspace
 
     with Workspace.open(workspace, create=True) as opened:

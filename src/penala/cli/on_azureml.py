@@ -237,9 +237,20 @@ def cancel_job(place: str, name: str) -> None:
     say(f"{name} is {remote(place).jobs.cancel(name)}")
 
 
-def list_models(place: str, *, as_json: bool) -> None:
-    """Print the registered models."""
-    _print_rows(remote(place).models.list(), ("name", "version"), as_json=as_json)
+def download_job(place: str, name: str, output: str | None, to: Path) -> None:
+    """Copy a job's outputs to this machine, and print where they are."""
+    for path in remote(place).jobs.download(name, output, to):
+        print(path)
+
+
+def list_models(place: str, task: str | None, *, as_json: bool) -> None:
+    """Print the registered models, or those of one task."""
+    _print_rows(remote(place).models.list(task), ("name", "version"), as_json=as_json)
+
+
+def download_model(place: str, reference: str, to: Path) -> None:
+    """Copy a model version to this machine, and print where it is."""
+    print(remote(place).models.download(reference, to))
 
 
 def show_model(place: str, reference: str, *, as_json: bool) -> None:

@@ -53,7 +53,7 @@ class FakeAzure:
         endpoint = r"onlineEndpoints/[^/]+"
         one = rf"(?:computes|jobs)/[^/]+|{endpoint}(?:/deployments/[^/]+)?|{version}"
         many = rf"computes|jobs|models|onlineEndpoints|{endpoint}/deployments|{VERSIONED}/[^/]+/versions"
-        store = f"{WS}/datastores/workspaceblobstore"
+        store = f"{WS}/datastores/(?P<name>workspaceblobstore|workspaceartifactstore)"
         return [
             ("GET", f"{LOGIN}/common/discovery/instance", self._clouds),
             ("GET", rf"{LOGIN}/(?P<tenant>[^/]+)/v2\.0/\.well-known/openid-configuration", self._tenant),
@@ -67,6 +67,7 @@ class FakeAzure:
             ),
             ("GET", f"{API}/discovery", lambda call: {"api": f"https://{API}", "history": f"https://{API}"}),
             ("GET", WS, self._workspace),
+            ("GET", f"{WS}/datastores", lambda call: {"value": [self._datastore(call, "workspaceblobstore")]}),
             ("GET", store, self._datastore),
             ("POST", f"{store}/listSecrets", self._secrets),
             ("GET", f"{LOCATION}/vmSizes", lambda call: {"value": self.sizes}),
@@ -83,6 +84,11 @@ class FakeAzure:
             ("POST", f"{WS}/codes/(?P<name>[^/]+)/versions/[^/]+/startPendingUpload", self._code_upload),
             ("GET", rf"{HISTORY}/runs/(?P<name>[^/]+)/details", self._details),
             ("GET", rf"{HISTORY}/runs/(?P<name>[^/]+)/children", self._children),
+            ("POST", f"{HISTORY}/rundata", self._run_data),
+            ("POST", rf"{API}/modelregistry/v1\.0{ARM}/models/batchGetResolvedUris", self._where),
+            ("POST", rf"{API}/data/v1\.0{ARM}/dataversion/batchGetResolvedUris", self._where),
+            ("GET", r"(?P<box>[^./]+\.blob\.core\.windows\.net/[^/]+)", self._blob_list),
+            ("GET", r"(?P<blob>[^./]+\.blob\.core\.windows\.net/.+)", self._blob_get),
             ("HEAD", r"(?P<blob>[^./]+\.blob\.core\.windows\.net/.+)", self._blob_head),
             ("PUT", r"(?P<blob>[^./]+\.blob\.core\.windows\.net/.+)", self._blob_put),
             ("POST", rf"(?P<name>[^.]+)\.{REGION}\.inference\.ml\.azure\.com/score", self._score),
@@ -165,7 +171,7 @@ class FakeAzure:
             "properties": properties,
         }
 
-    def _datastore(self, call: Call) -> Any:
+    def _datastore(self, call: Call, name: str) -> Any:
         properties = {
             "datastoreType": "AzureBlob",
             "accountName": "store",
@@ -175,9 +181,9 @@ class FakeAzure:
             "isDefault": True,
             "credentials": {"credentialsType": "Sas"},
         }
-        return _resource("datastores/workspaceblobstore", properties)
+        return _resource(f"datastores/{name}", properties)
 
-    def _secrets(self, call: Call) -> Any:
+    def _secrets(self, call: Call, name: str) -> Any:
         return {"secretsType": "Sas", "sasToken": "sv=2024-01-01&sig=fake&se=2099-01-01"}
 
     def _put(self, call: Call, path: str) -> Answer:
@@ -185,6 +191,7 @@ class FakeAzure:
         properties = dict(call.json.get("properties") or {})
         if kind == "jobs":
             properties |= {"status": "NotStarted", "services": _services(path.split("/")[-1])}
+            properties.setdefault("outputs", {}).setdefault("figures", {"jobOutputType": "uri_folder"})
         if kind == "computes":
             grown = {"allocationState": "Steady", "currentNodeCount": 0}
             properties |= {"properties": dict(properties.get("properties") or {}) | grown}
@@ -290,7 +297,39 @@ class FakeAzure:
             runs.append({"runId": f"{name}-{number}", "displayName": step, "status": state, "properties": {}})
         return {"value": runs if status != "Failed" else runs[:2]}
 
+    def _run_data(self, call: Call) -> Any:
+        name = call.json["runId"]
+        kinds = {"trained_model": "MLFlowModel", "figures": "UriFolder"}
+        outputs = {output: {"assetId": f"asset/{name}/{output}", "type": kind} for output, kind in kinds.items()}
+        return {"runMetadata": {"runId": name, "outputs": outputs, "properties": {}}}
+
+    def _where(self, call: Call) -> Any:
+        home = ARM.replace(f"/providers/{PROVIDER}", "").strip("/")
+        paths = {one: f"azureml://{home}/datastores/workspaceblobstore/paths/{one}" for one in call.json["values"]}
+        return {"values": {one: {"path": path, "uri": path, "type": "any"} for one, path in paths.items()}}
+
     # --- blobs
+
+    def keep_blob(self, path: str, content: bytes) -> None:
+        """Have a file that a job wrote."""
+        self.blobs[f"store.blob.core.windows.net/box/{path}"] = (content, {})
+
+    def _blob_list(self, call: Call, box: str) -> Answer:
+        names = [blob.removeprefix(f"{box}/") for blob in self.blobs if blob.startswith(f"{box}/")]
+        found = "".join(
+            f"<Blob><Name>{name}</Name><Properties><BlobType>BlockBlob</BlobType></Properties></Blob>"
+            for name in sorted(names)
+            if name.startswith(call.query.get("prefix", ""))
+        )
+        text = f'<?xml version="1.0" encoding="utf-8"?><EnumerationResults><Blobs>{found}</Blobs></EnumerationResults>'
+        return Answer(200, text.encode(), {"Content-Type": "application/xml"})
+
+    def _blob_get(self, call: Call, blob: str) -> Answer:
+        if blob not in self.blobs:
+            return Answer(404, None, {"x-ms-error-code": "BlobNotFound"})
+        content = self.blobs[blob][0]
+        about = {"Content-Range": f"bytes 0-{len(content) - 1}/{len(content)}", "x-ms-blob-type": "BlockBlob"}
+        return Answer(206, content, self._blob_headers(blob) | about)
 
     def _code_upload(self, call: Call, name: str) -> Any:
         address = f"https://store.blob.core.windows.net/code-{name}"

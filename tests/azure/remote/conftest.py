@@ -16,6 +16,8 @@ pytest.importorskip("azure.ai.ml", reason="needs penala[azure]")
 def pytest_configure(config):
     """Let the SDK use what its own dependencies discourage; our code stays under warnings as errors."""
     config.addinivalue_line("filterwarnings", "ignore::marshmallow.warnings.RemovedInMarshmallow4Warning")
+    config.addinivalue_line("filterwarnings", "ignore:The use of a 'BlobProperties' instance:DeprecationWarning")
+    config.addinivalue_line("filterwarnings", "ignore:content_as_bytes is deprecated:DeprecationWarning")
 
 
 FAKE = Path(__file__).parents[1] / "fake"

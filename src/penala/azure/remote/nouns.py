@@ -1,10 +1,13 @@
 """The jobs, models and endpoints of an Azure ML workspace, with the verbs and the answers of a local workspace."""
 
-from collections.abc import Callable, Mapping
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 from azure.ai.ml import MLClient
+from azure.ai.ml import __version__ as VERSION
 from azure.ai.ml.entities import Job, OnlineEndpoint
 from azure.core.exceptions import ResourceNotFoundError
 
@@ -13,7 +16,7 @@ from penala.azure.remote import serve, submit
 from penala.azure.remote.connection import Connection
 from penala.azure.remote.reasons import during, state_text
 from penala.azure.remote.run import step_event
-from penala.errors import EndpointError, ModelError, NotFound, UsageError
+from penala.errors import EndpointError, JobError, ModelError, NotFound, UsageError, near
 from penala.workspace.events import Event
 
 Rows = list[dict[str, Any]]
@@ -152,6 +155,38 @@ class RemoteJobs:
         state = submit.follow(self._ml, name, lambda step, state: show(step_event(step, state)))
         return state, str(submit.reason(self._ml, name, self._on)) if state == "Failed" else None
 
+    def download(self, name: str, output: str | None, to: Path) -> Sequence[Path]:
+        """Copy an output of an ended job to TO/named-outputs/OUTPUT, or all of them and TO/artifacts/; return where.
+
+        Raises JobError while the job has not ended and for outputs that the SDK does not fetch, and NotFound for an
+        output that it has not.
+        """
+        with during(f"looking up the job {name}"):
+            job = self._ml.jobs.get(name)
+        if (state := state_text(job.status)) not in submit.ENDED:
+            raise JobError(f"the job is {state}", where=name, fix="wait until it has ended")
+        outputs = [one for one in getattr(job, "outputs", None) or {} if one != "default"]
+        if output is not None and output not in outputs:
+            fix = near(output, outputs) or f"use {', '.join(outputs)}"
+            raise NotFound(f"the job has no output '{output}'", where=name, fix=fix)
+        artifacts = None if output is not None else self._fetch(name, None, to / "artifacts")
+        wanted = outputs if output is None else [output]
+        places = {one: self._fetch(name, one, to / "named-outputs" / one) for one in wanted}
+        if missing := [one for one, place in places.items() if place is None]:
+            what = f"azure-ai-ml {VERSION} does not fetch {', '.join(missing)}; some of its versions fetch no outputs"
+            fix = f"register it, then `penala models download NAME:VERSION --to DIR --on {self._on}`"
+            raise JobError(what, where=name, fix=f"{fix}; or pip install azure-ai-ml==1.27.1")
+        return [place for place in (artifacts, *places.values()) if place is not None]
+
+    def _fetch(self, name: str, output: str | None, place: Path) -> Path | None:
+        """Copy an output, or the artifacts, to where the SDK puts them; return None where it fetches nothing."""
+        with during(f"downloading from {name}"):
+            try:
+                self._ml.jobs.download(name, download_path=place.parents[output is not None], output_name=output)
+            except TypeError:  # what 1.35.2 raises for an output that is a model
+                return None
+        return place if place.exists() else None
+
     def cancel(self, name: str) -> str:
         """Stop a job, wait until Azure has, and return its status."""
         with during(f"canceling {name}"):
@@ -175,10 +210,32 @@ class RemoteModels:
     def __init__(self, ml: MLClient) -> None:
         self._ml = ml
 
-    def list(self) -> Rows:
-        """Return every model's name and newest version."""
+    def list(self, task: str | None = None) -> Rows:
+        """Return every model's name and newest version; with `task`, of those whose tag `task` says so."""
         with during("listing the models", ModelError):
-            return [{"name": one.name, "version": one.latest_version} for one in self._ml.models.list()]
+            found = [{"name": one.name, "version": one.latest_version} for one in self._ml.models.list()]
+        return [one for one in found if task is None or self._task(one) == task]
+
+    def _task(self, named: Mapping[str, Any]) -> str | None:
+        """Return the tag of a version; Azure's list of the models does not have it."""
+        with during(f"looking up the model {named['name']}", ModelError):
+            tags = self._ml.models.get(named["name"], version=named["version"]).tags or {}
+        return tags.get("task")
+
+    def download(self, reference: str, to: Path) -> Path:
+        """Copy the files of a model version to the new folder `to`; return it. Raises UsageError when it is there."""
+        wanted, to = parse(reference, "models"), to.expanduser().absolute()
+        if to.exists():
+            raise UsageError("exists already", where=str(to), fix="name a new folder")
+        version = str(self.show(reference)["version"])
+        to.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{to.name}-", dir=to.parent) as work:
+            with during(f"downloading the model {wanted}", ModelError):
+                self._ml.models.download(wanted.name, version, download_path=work)
+            made = Path(work) / wanted.name
+            package = next((file.parent for file in made.rglob("MLmodel")), made)  # the SDK adds a folder, or none
+            package.replace(to)
+        return to
 
     def show(self, reference: str) -> dict[str, Any]:
         """Return a model version: name, version, id, type, tags, properties, and the job that made it."""
