@@ -3,9 +3,10 @@
 import json
 
 import pytest
-from tokenizers import Tokenizer, pre_tokenizers
+from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 
 from penala.errors import TokensError
+from penala.tokens import encoding
 from penala.tokens.encoding import BORDER, ApartEncoder, Encoded, Encoder
 
 TEXT = "<|im_start|>user\n What  is 咖啡?\n\n<|im_end|>\n<|im_start|>assistant\n☕🏽 e\u0301 </s>[INST]<start_of_turn>"
@@ -32,6 +33,32 @@ def test_a_spelled_token_is_text_and_the_others_stay(encoder):
     assert encoded.ids.count(encoder.added[token]) == 1
     assert encoded.ids[0] == encoder.added[token]
     assert "".join(encoded.texts(text)) == text
+
+
+def test_a_model_that_cannot_be_shared_is_read_again(encoder, monkeypatch):
+    """What may not stand in the shared model goes by another name in a table of its own, and the ids are the same."""
+    token = sorted(encoder.special)[-1]
+    text = f"{token}{TEXT}{token}\n\nkaya"
+    shared = ApartEncoder(encoder, encoder.special)
+    monkeypatch.setattr(encoding, "_sharing", lambda tokenizer, aliases: None)
+    apart = ApartEncoder(encoder, encoder.special)
+
+    for spelled in ((), [0], [len(token) + len(TEXT)]):
+        assert shared.encode(text, spelled, [len(text) - 5]) == apart.encode(text, spelled, [len(text) - 5])
+
+
+@pytest.mark.parametrize("why", ["merges", "gap", "unigram"])
+def test_a_model_is_not_shared_where_a_spelling_could_become_a_token(why):
+    """Merges that write one, ids that the added tokens would take, and models of other kinds are left alone."""
+    words = {"<": 0, "x": 1, ">": 2, "<x": 3, "<x>": 4}
+    if why == "gap":
+        words = {"<": 0, "x": 1, ">": 3}
+    merges = [("<", "x"), ("<x", ">")] if why == "merges" else []
+    model = models.Unigram([(word, 0.0) for word in words]) if why == "unigram" else models.BPE(words, merges)
+    tokenizer = Tokenizer(model)
+    tokenizer.add_special_tokens([AddedToken("<x>", normalized=False)])
+
+    assert encoding._sharing(tokenizer, {"<x>": "\U0010fffc"}) is None
 
 
 def test_no_token_crosses_a_border(folder_of):

@@ -9,7 +9,6 @@ import re
 import sys
 from bisect import bisect_left, bisect_right
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from contextlib import suppress
 from datetime import datetime
 from functools import cached_property, lru_cache
 from operator import attrgetter
@@ -172,11 +171,6 @@ class ChatTokenizer:
         except TokensError as error:
             return error
         return rendering, self._encoder.encoded_by_words(rendering.text)
-
-    def make_ready(self) -> None:
-        """Make now what the first text that spells a special token would wait for, and each template lock does."""
-        with suppress(TokensError):  # whoever has such a text is told
-            _ = self._apart
 
     def parse_reply(self, ids: Sequence[int]) -> Message:
         """Return the message that the model wrote: `ids` up to the first that ends a reply, without what templates add.

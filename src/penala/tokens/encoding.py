@@ -10,12 +10,12 @@ import json
 import re
 from array import array
 from bisect import bisect_right
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tokenizers import AddedToken, Tokenizer, pre_tokenizers
+from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 
 from penala.errors import TokensError
 from penala.tokens.byte_lengths import NO_NUMBERS, ByteLengths, Numbers, as_numbers
@@ -118,18 +118,18 @@ class ApartEncoder:
     def __init__(self, encoder: Encoder, controls: Collection[str]) -> None:
         self._aliases = {content: chr(BORDER - 1 - n) for n, content in enumerate(sorted(controls))}
         self.controls = pattern(controls)
-        # the table is long, so its strings are renamed without reading it as JSON
-        quoted = {json.dumps(name, ensure_ascii=False): f'"{alias}"' for name, alias in self._aliases.items()}
-        table = pattern(quoted).sub(lambda match: quoted[match[0]], encoder.tokenizer.to_str())
-        self._tokenizer = Tokenizer.from_str(table)
+        self._tokenizer = _sharing(encoder.tokenizer, self._aliases) or _renamed(encoder.tokenizer, self._aliases)
         if encoder.puts_a_space_first:  # before all that follows a special token, so a border must not be one
             apart, own = pre_tokenizers.Split(chr(BORDER), "isolated"), self._tokenizer.pre_tokenizer
             self._tokenizer.pre_tokenizer = apart if own is None else pre_tokenizers.Sequence([own, apart])
         else:
             self._tokenizer.add_special_tokens([AddedToken(chr(BORDER), normalized=False, special=True)])
+        added = encoder.tokenizer.get_added_tokens_decoder()
+        names = {id_: self._aliases.get(token.content, token.content) for id_, token in added.items()}
+        self._theirs = {self._tokenizer.token_to_id(name): id_ for id_, name in names.items()}
         self._ids = {alias: encoder.added[name] for name, alias in self._aliases.items()}
         self._where = str(encoder.path)
-        if any(self._tokenizer.token_to_id(alias) != id_ for alias, id_ in self._ids.items()):
+        if None in self._theirs:
             raise TokensError(_INSEPARABLE, where=self._where)
 
     def encode(self, text: str, spelled: Collection[int], borders: Iterable[int] = ()) -> Encoded:
@@ -147,7 +147,7 @@ class ApartEncoder:
                 events.append((match.start(), match.end(), self._aliases[match[0]]))
         replaced, origin = _replaced(text, sorted(events))
         encoding = self._tokenizer.encode(replaced, add_special_tokens=False)
-        ids, (starts, ends) = encoding.ids, _offsets(encoding)
+        ids, (starts, ends) = [self._theirs.get(id_, id_) for id_ in encoding.ids], _offsets(encoding)
         spans = zip(starts, ends, strict=True)
         pieces = [replaced[start:end].strip() for start, end in spans]  # controls may hold the white space around them
         found = sum(self._ids.get(piece) == id_ for piece, id_ in zip(pieces, ids, strict=True))
@@ -165,6 +165,31 @@ def pattern(contents: Collection[str]) -> re.Pattern[str]:
     """Compile a pattern that finds any of `contents` (of none: nothing), the longest where several begin."""
     longest_first = sorted(contents, key=lambda content: (-len(content), content))
     return re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
+
+
+def _sharing(tokenizer: Tokenizer, aliases: Mapping[str, str]) -> Tokenizer | None:
+    """Make a tokenizer whose added tokens go by `aliases` and which shares the model, whose table takes long to read.
+
+    Its ids of added tokens are its own. None: the model could write such a token where its name is spelled, or knows
+    one of these ids.
+    """
+    model, added = tokenizer.model, tokenizer.get_added_tokens_decoder()
+    if not isinstance(model, models.BPE) or any([t.value for t in model.tokenize(name)] == [name] for name in aliases):
+        return None
+    twin = Tokenizer(model)
+    twin.normalizer, twin.pre_tokenizer = tokenizer.normalizer, tokenizer.pre_tokenizer
+    for token in added.values():
+        token.content = aliases.get(token.content, token.content)
+    twin.add_tokens(list(added.values()))
+    ids = [(token.content, twin.token_to_id(token.content)) for token in added.values()]
+    free = all(id_ is not None and model.id_to_token(id_) in (None, name) for name, id_ in ids)
+    return twin if free else None
+
+
+def _renamed(tokenizer: Tokenizer, aliases: Mapping[str, str]) -> Tokenizer:
+    """Make a tokenizer with another table, in which tokens go by `aliases`; it is long, and not read as JSON here."""
+    quoted = {json.dumps(name, ensure_ascii=False): f'"{alias}"' for name, alias in aliases.items()}
+    return Tokenizer.from_str(pattern(quoted).sub(lambda match: quoted[match[0]], tokenizer.to_str()))
 
 
 def _bare(tokenizer: Any) -> None:

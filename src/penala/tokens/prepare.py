@@ -124,7 +124,6 @@ class _Preparation:
         part = _Part()
         with RowsWriter(split_file(out, split)) as file, (out / "raw_data" / f"{split}.jsonl").open("wb") as raw:
             for batch, results in outcomes(rows, self.fitting, pool):
-                self._tokenizer.make_ready()  # for the lock, while processes look at what follows
                 for row, outcome in zip(batch, results, strict=True):
                     if outcome.problem is not None:
                         self._problems.append(outcome.problem)
