@@ -283,6 +283,8 @@ def test_a_compute_that_is_there_must_be_large_enough(read: Read, workspace: Wor
     assert not read({**job, "resources": {"instance_count": 2}}).notes
     with pytest.raises(UsageError, match=r"job.yml:2: compute: 'gpus' has 2 nodes, and 3 are asked for"):
         read({**job, "resources": {"instance_count": 3}})
+    (note,) = read({**pipeline(a={"command": "ls"}), "settings": {"default_compute": "azureml:cpus"}}).notes
+    assert note.endswith("job.yml: settings.default_compute)")
 
 
 def test_outputs_with_a_name_become_assets(read: Read) -> None:

@@ -226,7 +226,11 @@ class _Document:
         self._plan(kind, component, compute, final=False)  # finds what is wrong, before anything is fetched or kept
         self.problems.raise_all()
         plan, planner = self._plan(kind, component, compute, final=True)
-        slots = self._slots(planner.computes)
+        computes = dict(planner.computes)
+        if compute is not None and (used := computes.get(str(compute))):  # named here, not where it is used
+            named_at = at.at("default_compute") if settings.get("default_compute") else self.place.at("compute")
+            computes[str(compute)] = named_at, used[1]
+        slots = self._slots(computes)
         plan, tail = self._with_assets(component, plan, planner.named)
         self._note_environments(plan)
         self.problems.raise_all()
