@@ -317,6 +317,23 @@ def test_an_output_goes_to_its_path_in_a_datastore(run: Run, workspace: Workspac
     assert text_of(workspace, run(second), "out") == "1\n2\n"
 
 
+def test_a_step_takes_what_another_left_beside_its_outputs(run: Run, workspace: Workspace) -> None:
+    """The output `artifacts`, which a job of Azure ML has without declaring it."""
+    first = {"command": "echo a > outputs/a; ln -s a outputs/b; echo c > logs/c; echo d > ${{outputs.d}}/d"}
+    second = {
+        "command": "cd ${{inputs.all}}; cat outputs/a outputs/b logs/c > ${{outputs.out}}",
+        "inputs": {"all": "${{parent.jobs.one.outputs.artifacts}}"},
+        "outputs": {"out": "${{parent.outputs.out}}"},
+    }
+    jobs = {"one": {**first, "outputs": {"d": None}}, "two": second}
+    document = {"type": "pipeline", "outputs": {"out": {"type": "uri_file"}}, "jobs": jobs}
+
+    assert text_of(workspace, run(document), "out") == "a\na\nc\n"
+    again = run(document)
+    assert all(step.reused_from for step in workspace.jobs.steps(again))
+    assert "one/outputs" in workspace.jobs.artifacts(again)
+
+
 def test_a_command_that_writes_into_its_input_is_told_so(run: Run, workspace: Workspace, tmp_path: Path) -> None:
     """What it was given is the user's own folder."""
     (tmp_path / "data").mkdir()

@@ -11,6 +11,8 @@ from typing import Any, TypeAlias
 
 from penala.workspace.artifacts import digest
 
+ARTIFACTS = "artifacts"  # the output that every command of Azure ML has
+
 
 @dataclass(frozen=True, slots=True)
 class Literal:
@@ -59,6 +61,7 @@ class Step:
     processes: int = 0  # that `distribution: pytorch` starts on each node; 0: the command is started as it is
     nodes: int = 1
     timeout_s: float | None = None
+    gathers: bool = False  # its output ARTIFACTS, which it did not declare, is what ./outputs and ./logs hold
 
 
 @dataclass(frozen=True, slots=True)

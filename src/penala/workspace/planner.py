@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
@@ -15,7 +15,7 @@ from penala.workspace.code import code_digest
 from penala.workspace.commands import fill, placeholders, render
 from penala.workspace.components import MODES, Binding, CommandComponent, Node, PipelineComponent
 from penala.workspace.places import Place, Problems
-from penala.workspace.plan import File, Literal, Plan, Step, Upstream, Value, feeders
+from penala.workspace.plan import ARTIFACTS, File, Literal, Plan, Step, Upstream, Value, feeders
 
 _INPUT = re.compile(r"\$\{\{\s*(?:parent\.)?inputs\.([\w.-]+)\s*\}\}")
 _JOB_OUTPUT = re.compile(r"\$\{\{\s*(?:parent\.)?jobs\.([\w-]+)\.outputs\.([\w.-]+)\s*\}\}")
@@ -110,6 +110,7 @@ class Planner:
     computes: dict[str | None, tuple[Place, int]] = field(default_factory=dict)  # name: where, and most nodes
     named: dict[Upstream, Binding] = field(default_factory=dict)  # outputs to which jobs give a name or a path
     steps: list[Step] = field(default_factory=list)
+    gathering: set[str] = field(default_factory=set)  # steps whose ./outputs and ./logs another one takes
     refused: int = 0  # inputs
 
     def plan(
@@ -118,6 +119,12 @@ class Planner:
         """Plan a job of `pipeline` with the inputs that stand at `place`."""
         level = _Level(pipeline, self._given(None, pipeline, given, place), "", compute)
         self._unfold(level)
+        self.steps = [
+            replace(step, outputs={**step.outputs, ARTIFACTS: "uri_folder"}, gathers=True)
+            if step.name in self.gathering
+            else step
+            for step in self.steps
+        ]
         return Plan(
             name=pipeline.name,
             version=pipeline.version,
@@ -451,7 +458,11 @@ class Planner:
             raise _Refused(place, f"there is no job '{job}'", near(job, pipeline.nodes) or _listed(pipeline.nodes))
         if found := _written(pipeline.nodes[job], output, level.prefix):
             return found
-        outputs = pipeline.nodes[job].component.outputs
+        component = pipeline.nodes[job].component
+        if output == ARTIFACTS and isinstance(component, CommandComponent) and not component.is_ours:
+            self.gathering.add(level.prefix + job)
+            return Upstream(level.prefix + job, output)
+        outputs = component.outputs
         fix = near(output, outputs) or _listed(outputs)
         raise _Refused(place, f"job '{job}' has no output '{output}'", fix)
 

@@ -21,7 +21,7 @@ from penala.workspace import shim
 from penala.workspace.artifacts import Digests, digest, digest_of, environment_id, file_names, move, sync_files
 from penala.workspace.commands import fill, render
 from penala.workspace.events import EventFile
-from penala.workspace.plan import File, Literal, Step, Value
+from penala.workspace.plan import ARTIFACTS, File, Literal, Step, Value
 
 if TYPE_CHECKING:
     import subprocess
@@ -191,8 +191,10 @@ class StepFolder:
     def digest_outputs(self, number: int) -> dict[str, str]:
         """Return the digest of each output, all of it on the disk; raise JobError for one that cannot be kept."""
         found = {}
-        for name, kind in {**self.step.outputs, **dict.fromkeys(KEPT, "")}.items():
+        for name, kind in {**dict.fromkeys(KEPT, ""), **self.step.outputs}.items():
             place = self.output(name, number)
+            if self.step.gathers and name == ARTIFACTS:
+                self._gather(number)
             if name in KEPT and not (place.is_dir() and file_names(place)):
                 continue
             if not (place.is_file() if kind == "uri_file" else place.is_dir()):
@@ -201,6 +203,12 @@ class StepFolder:
             sync_files([place] if kind == "uri_file" else [place / name for name in file_names(place)])
             found[name] = digest_of(place)
         return found
+
+    def _gather(self, number: int) -> None:
+        """Copy what lies in the folders of KEPT into the output that has them all."""
+        for name in KEPT:
+            if (folder := self.work(number) / name).is_dir():
+                shutil.copytree(folder, self.output(ARTIFACTS, number) / name, dirs_exist_ok=True)
 
     def keep_outputs(self, digests: Mapping[str, str], number: int) -> bool:
         """Move the outputs to their artifacts, or go on where a move was interrupted; tell whether all are there."""
