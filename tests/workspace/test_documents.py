@@ -268,6 +268,15 @@ def test_environments_are_told_as_a_person_names_them(read: Read) -> None:
     assert step.environment not in notes
 
 
+def test_of_several_writers_of_an_output_the_first_is_kept_and_told(read: Read) -> None:
+    """Else the others' would be missed in silence."""
+    job = {"command": "ls > ${{outputs.o}}/x", "outputs": {"o": "${{parent.outputs.all}}"}}
+    document = read({**pipeline(a=job, b=job), "outputs": {"all": None}})
+
+    assert document.plan.outputs == {"all": Upstream("a", "o")}
+    assert document.notes[0].endswith("outputs.all: a, b write it; what a writes is kept")
+
+
 @pytest.mark.parametrize("command", ["pip install -r r.txt && ls", "python -m pip  install x", "conda install -y x"])
 def test_a_command_that_installs_packages_is_told(read: Read, command: str) -> None:
     """On Azure ML it changes a container that is thrown away."""

@@ -225,6 +225,7 @@ class _Document:
             raise AssertionError("a document that cannot be read is a problem")
         self._plan(kind, component, compute, final=False)  # finds what is wrong, before anything is fetched or kept
         self.problems.raise_all()
+        self._note_writers(component)
         plan, planner = self._plan(kind, component, compute, final=True)
         computes = dict(planner.computes)
         if compute is not None and (used := computes.get(str(compute))):  # named here, not where it is used
@@ -235,6 +236,18 @@ class _Document:
         self._note_environments(plan)
         self.problems.raise_all()
         return replace(plan, slots=slots, continue_on_step_failure=proceed), tail, force
+
+    def _note_writers(self, component: PipelineComponent) -> None:
+        """Say which of several jobs that write the same output of the pipeline counts."""
+        for output in component.outputs:
+            writers = [
+                node.name
+                for node in component.nodes.values()
+                if any(binding.target == output for binding in node.outputs.values())
+            ]
+            if len(writers) > 1:
+                place = self.place.at("outputs", output)
+                self.problems.note(f"{place}: {', '.join(writers)} write it; what {writers[0]} writes is kept")
 
     def _component(self, kind: str) -> PipelineComponent | None:
         """Return the pipeline that the document is: its jobs, the component that it names, or its one command."""
