@@ -95,6 +95,17 @@ def test_a_here_document_holds_each_value_as_it_is(start: str, value: str) -> No
     assert ran.stdout == f"it's <{value}>\n{value}\n", ran.stderr
 
 
+@pytest.mark.parametrize("value", HOSTILE)
+@pytest.mark.parametrize(("quote", "delimiter"), [("'", '"EOF"'), ("'", "EOF"), ('"', "'EOF'"), ('"', "EOF")])
+def test_a_here_document_may_stand_in_a_nested_script(quote: str, delimiter: str, value: str) -> None:
+    """Whatever quotes the outer shell takes off first."""
+    template = f"true; bash -c {quote}cat <<{delimiter}\n${{{{inputs.x}}}}\nEOF\n{quote}"
+    command = render(template, {"inputs.x": value})
+    ran = subprocess.run(command.argv, env={**os.environ, **command.env}, capture_output=True, text=True)
+
+    assert ran.stdout == f"{value}\n", ran.stderr
+
+
 @pytest.mark.parametrize("value", ["a\nEOF\ntouch pwned", "a\nEOF", "EOF\n"])
 def test_a_value_does_not_end_its_here_document(value: str) -> None:
     """The shell would run what follows."""

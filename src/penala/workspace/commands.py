@@ -185,7 +185,8 @@ def _shell_text(script: str, values: Sequence[str]) -> str:
 
     def nested(part: re.Match[str]) -> str:
         if part[2] is not None:  # the inner shell expands the reference: single quotes hide it from the outer one
-            return f"{part[1]}'{_shell_text(part[2], values)}'"
+            inner = _shell_text(part[2], values).replace("'", "'\\''")  # of a value in a here-document
+            return f"{part[1]}'{inner}'"
         inner = re.sub(r'\\(["$`\\])', r"\1", part[3])
         references = _references(inner, values)  # hidden from the outer shell by a backslash before what it reads
         hidden = {mark: re.sub(r'(["$`\\])', r"\\\1", reference) for mark, reference in references.items()}
