@@ -101,7 +101,7 @@ def work(contestant: str, path: Path, model: Path) -> None:
     """Run one contestant; print what was seen as one line of JSON."""
     peaks = [0]
     ended = threading.Event()
-    watch = threading.Thread(target=_watch, args=(peaks, ended))
+    watch = threading.Thread(target=_watch, args=(peaks, ended), daemon=True)  # of a contestant that fails, too
     watch.start()
     with tempfile.TemporaryDirectory() as out:
         seconds, tokens = CONTESTANTS[contestant](path, model, Path(out))

@@ -46,6 +46,12 @@ def trained(cut, **options):
     return tokenizer
 
 
+def ids_of(known, text):
+    """Return the ids that words give, as a list."""
+    ids = known.ids(text)
+    return None if ids is None else ids.tolist()
+
+
 @pytest.mark.parametrize("name", CUTS)
 @pytest.mark.parametrize("normalizer", [None, normalizers.NFC()], ids=["as it is", "NFC"])
 def test_ids_are_those_of_the_library(name, normalizer):
@@ -59,8 +65,8 @@ def test_ids_are_those_of_the_library(name, normalizer):
     def holds(text, latin):
         text = f"{latin}{text}{latin}{latin}{text}"
         expected = tokenizer.encode(text, add_special_tokens=False).ids
-        assert known.ids(text) in (None, expected)
-        assert known.ids(text) in (None, expected)
+        assert ids_of(known, text) in (None, expected)
+        assert ids_of(known, text) in (None, expected)
 
     holds()
     assert known.ids("It\u2019s  Kaya 123\n\né<|im_end|>\n") is not None
@@ -86,7 +92,7 @@ def test_a_few_such_characters_do_not_give_a_text_away(name, character):
     known._theirs = lambda text: asked.append(text) or ask(text)
     text = f"Kaya is 12  jam and is jam{character}, 'll{character}  is jam<|im_end|>\n{character}and is Kaya and no jam"
 
-    assert known.ids(text) == tokenizer.encode(text, add_special_tokens=False).ids
+    assert ids_of(known, text) == tokenizer.encode(text, add_special_tokens=False).ids
     assert asked == [f" jam{character}, 'll{character}  is", f"{character}and"]
 
 
@@ -136,7 +142,7 @@ def test_what_is_remembered_is_bounded(monkeypatch):
     known = Words.of(tokenizer)
     text = "abcdefghij a b c d"
 
-    assert known.ids(text) == known.ids(text) == tokenizer.encode(text).ids
+    assert ids_of(known, text) == ids_of(known, text) == tokenizer.encode(text).ids
     assert sorted(known._ids) == [" a", " b"]
 
 

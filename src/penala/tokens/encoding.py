@@ -97,11 +97,10 @@ class Encoder:
 
     def encoded_by_words(self, text: str) -> Encoded | None:
         """Encode `text` as `encode` does and many times faster; None where that cannot be done."""
-        if self._words is None or self._lengths is None or (ids := self._words.ids(text)) is None:
+        if self._words is None or self._lengths is None or (numbers := self._words.ids(text)) is None:
             return None
-        numbers = as_numbers(ids)
         places = self._lengths.places(numbers, text)
-        return Encoded(ids, *places, numbers) if places is not None else None
+        return Encoded(numbers.tolist(), *places, numbers) if places is not None else None
 
     def encoded(self, encoding: Any, text: str) -> Encoded:
         """Read what the tokenizer made of `text`."""

@@ -9,11 +9,14 @@ own cut: passages with others, and tokenizers with another cut, are the library'
 import json
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping
-from itertools import chain, groupby
+from collections.abc import Iterator, Mapping
+from itertools import groupby
 from typing import Any, Self
 
+import numpy as np
 from tokenizers import Tokenizer, models, normalizers
+
+from penala.tokens.byte_lengths import Numbers, as_numbers
 
 MAXIMUM_WORDS = 1 << 18  # are remembered, some 60 MB
 MAXIMUM_LENGTH = 64  # of a word that is remembered
@@ -46,7 +49,7 @@ class Words:
     def __init__(self, tokenizer: Tokenizer, cut: re.Pattern[str]) -> None:
         added = {token.content: id_ for id_, token in tokenizer.get_added_tokens_decoder().items()}
         longest_first = sorted(added, key=len, reverse=True)
-        self._added = {content: (id_,) for content, id_ in added.items()}
+        self._added = {content: as_numbers([id_]).tobytes() for content, id_ in added.items()}
         self._apart = re.compile(f"({'|'.join(map(re.escape, longest_first)) or '(?!)'})")
         self._cut = cut
         self._ids = _Remembered(tokenizer.model)
@@ -72,46 +75,49 @@ class Words:
         theirs = [trial[start:end] for _, (start, end) in pre_tokenizer.pre_tokenize_str(trial)]
         return cls(tokenizer, cut) if cut.findall(trial) == theirs else None
 
-    def ids(self, text: str) -> list[int] | None:
-        """Return the ids of a text; None for one that the tokenizer has to look at itself."""
+    def ids(self, text: str) -> Numbers | None:
+        """Return the ids of a text; None for one that the tokenizer has to look at itself, or at more than half of."""
         if not text.isascii() and self._normalized and not unicodedata.is_normalized("NFC", text):
             return None
-        is_strange = _is_strange(text)
-        if is_strange and 2 * sum(map(len, filter(_is_strange, _BETWEEN_WORDS.split(text)))) > len(text):
-            return None
-        ids: list[int] = []
+        is_strange, num_strange = _is_strange(text), 0
+        ids: list[bytes] = []
         for n, part in enumerate(self._apart.split(text)):
             if n % 2:
-                ids += self._added[part]
-            elif is_strange:
-                for strange, pieces in groupby(_BETWEEN_WORDS.split(part), _is_strange):
-                    ids += (self._theirs if strange else self._known)("".join(pieces))
-            else:
-                ids += self._known(part)
-        return ids
+                ids.append(self._added[part])
+                continue
+            for strange, passage in _passages(part) if is_strange else ((False, part),):
+                if not strange:
+                    ids += map(self._ids.__getitem__, self._cut.findall(passage))
+                elif 2 * (num_strange := num_strange + len(passage)) > len(text):
+                    return None
+                else:
+                    ids.append(self._theirs(passage))
+        return np.frombuffer(b"".join(ids), np.int32)
 
-    def _known(self, text: str) -> Iterable[int]:
-        return chain.from_iterable(map(self._ids.__getitem__, self._cut.findall(text)))
+    def _theirs(self, text: str) -> bytes:
+        return as_numbers(self._tokenizer.encode(text, add_special_tokens=False).ids).tobytes()
 
-    def _theirs(self, text: str) -> Iterable[int]:
-        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
-        return ids
+
+def _passages(text: str) -> Iterator[tuple[bool, str]]:
+    """Cut a text where it begins and ends to be strange; yield whether each passage is."""
+    for strange, pieces in groupby(_BETWEEN_WORDS.split(text), _is_strange):
+        yield strange, "".join(pieces)
 
 
 def _is_strange(text: str) -> bool:
     return not text.isascii() and _STRANGE.search(text) is not None
 
 
-class _Remembered(dict[str, tuple[int, ...]]):
-    """Ids by word; a word that is not there yet is asked of the model."""
+class _Remembered(dict[str, bytes]):
+    """Ids by word, as the bytes of an array; a word that is not there yet is asked of the model."""
 
     def __init__(self, model: Any) -> None:
         super().__init__()
         self._model = model
 
-    def __missing__(self, word: str) -> tuple[int, ...]:
+    def __missing__(self, word: str) -> bytes:
         spelled = word.encode().decode("latin-1").translate(_LEVEL)
-        ids = tuple(token.id for token in self._model.tokenize(spelled))
+        ids = as_numbers([token.id for token in self._model.tokenize(spelled)]).tobytes()
         if len(word) <= MAXIMUM_LENGTH and len(self) < MAXIMUM_WORDS:
             self[word] = ids
         return ids
