@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from azure.ai.ml import load_component
 from azure.ai.ml.constants import ListViewType
+from azure.ai.ml.dsl import pipeline
 from azure.ai.ml.entities import AmlCompute, ComputeInstance, Data, Environment, Model
 from azure.ai.ml.exceptions import ValidationException
 from azure.core.exceptions import HttpResponseError, ResourceNotFoundError
@@ -101,6 +102,8 @@ def test_a_version_is_never_another_content(client, package):
     [
         ({"name": "m", "path": "nowhere"}, "there is no "),
         ({"name": "m"}, "needs a name and a path"),
+        ({"name": "my model", "path": "."}, "is no name of an asset"),
+        ({"name": "m:1", "path": "."}, "is no name of an asset"),
         ({"name": "m", "path": ".", "type": "triton_model"}, "not triton_model"),
         ({"name": "m", "path": "azureml://datastores/d/paths/p"}, "the datastore 'd' has no p here"),
         ({"name": "m", "path": "runs:/1/model"}, "cannot be reached from here"),
@@ -241,6 +244,12 @@ def test_a_component_is_kept_with_its_code(client, tmp_path):
     assert (made.name, made.version) == ("say", "3")
     assert (Path(found.base_path) / found.code / "say.py").is_file()
     assert [one.name for one in client.components.list("say")] == ["say"]
+
+    @pipeline()
+    def twice(text: str) -> None:
+        found().display_name = text
+
+    assert client.components.create_or_update(twice).inputs["text"].type == "string"
     with pytest.raises(ValidationException, match="str is no component"):
         client.components.create_or_update("say")
 

@@ -88,6 +88,25 @@ def test_a_configuration_may_hold_an_id(tmp_path):
     assert (client.subscription_id, client.resource_group_name, client.workspace_name) == ("s", "g", "w")
 
 
+@pytest.mark.parametrize("name", [None, "", Model(name="m", path=".")])
+def test_things_are_found_by_their_names(name, tmp_path):
+    """And not by the entity that has one, which is said before anything else."""
+    client = LocalMLClient(path=tmp_path)
+
+    for ask in (
+        client.jobs.get,
+        client.jobs.stream,
+        client.jobs.begin_cancel,
+        client.jobs.download,
+        client.compute.get,
+        client.online_endpoints.get,
+        lambda name: client.models.get(name, version="1"),
+        lambda name: client.data.get(name, label="latest"),
+    ):
+        with pytest.raises(ValidationException, match=r"is found by its name, not by (None|''|a Model)"):
+            ask(name)
+
+
 def test_what_is_not_there_is_named(tmp_path):
     """A group of operations, or one of them, that only Azure has; with what there is."""
     client = LocalMLClient(path=tmp_path)

@@ -105,6 +105,19 @@ def test_a_deployment_answers_and_takes_no_traffic_of_its_own_accord(client, mod
         client.online_endpoints.get(NAME)
 
 
+def test_a_model_of_a_registry_is_deployed(client, model, endpoint, capsys, tmp_path):
+    """By its id there; it is registered in the workspace first, which is said."""
+    (tmp_path / "request.json").write_text(json.dumps(BODY))
+    base = LocalMLClient(registry_name="azureml", path=client.path).models.get("tiny", label="latest")
+
+    made = client.begin_create_or_update(deployment("base", base.id)).result()
+
+    assert made.model == client.models.get("tiny", version="1").id
+    assert "tiny:1 of the registry is registered in this workspace" in capsys.readouterr().out
+    answer = client.online_endpoints.invoke(NAME, request_file=tmp_path / "request.json", deployment_name="base")
+    assert "output" in json.loads(answer)
+
+
 def test_an_endpoint_keeps_what_it_was_told(client, endpoint):
     """Description and tags come back, with where it answers; both keys can be renewed."""
     found = client.online_endpoints.get(NAME.upper())  # Azure's names are the same in any letter case

@@ -370,6 +370,14 @@ def test_a_job_that_is_not_there_is_not_found(name, client):
         client.jobs.get(name)
 
 
+def test_an_address_of_a_cloud_s_storage_is_refused(client):
+    """By itself, without the `azureml:` that the SDK writes before it."""
+    blob = Input(type="uri_file", path="wasbs://box@store.blob.core.windows.net/x.csv")
+
+    with pytest.raises(ValidationException, match=r": wasbs://box@store\.blob\.core\.windows\.net/x\.csv cannot be"):
+        client.jobs.create_or_update(command(command="ls ${{inputs.a}}", inputs={"a": blob}, environment="azureml:e:1"))
+
+
 def test_code_that_is_not_there_is_named(client):
     """As it was written, and not as the SDK writes it down."""
     with pytest.raises(ValidationException) as raised:

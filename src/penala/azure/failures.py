@@ -35,6 +35,13 @@ def expect(entity: object, kind: type, what: str) -> None:
         raise refusal(f"{type(entity).__name__} is no {what}; azure.ai.ml.entities has {kind.__name__} for it")
 
 
+def expect_name(name: object, what: str) -> None:
+    """Refuse what is no name, such as the entity itself."""
+    if not isinstance(name, str) or not name:
+        given = repr(name) if name in (None, "") else f"a {type(name).__name__}"
+        raise refusal(f"{what} is found by its name, not by {given}")
+
+
 def refusal(message: str) -> ValidationException:
     """Return the exception for what is refused before anything starts."""
     return ValidationException(

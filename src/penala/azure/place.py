@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from penala.assets import LATEST, Kind
-from penala.azure.failures import refusal, sdk_exceptions
+from penala.azure.failures import expect_name, refusal, sdk_exceptions
 from penala.workspace.addresses import Addresses
 from penala.workspace.client import Workspace
 from penala.workspace.places import Place
@@ -40,6 +40,7 @@ class AzurePlace:
 
     def asset_id(self, kind: Kind, name: str, version: object = None, label: str | None = None) -> str:
         """Return the id of a version, or of the newest by its label, after the SDK's own checks of the two."""
+        expect_name(name, f"one of the {kind}")
         if version is not None and label is not None:
             raise refusal("Cannot specify both version and label.")
         if version is None and label is None:
@@ -68,6 +69,7 @@ def report(event: Mapping[str, Any]) -> None:
 
 def endpoint_of(workspace: Workspace, name: str) -> str:
     """Return the name of an endpoint as it was made; Azure's names are the same in any letter case."""
+    expect_name(name, "an endpoint")
     names = [one["name"] for one in workspace.endpoints.list()]
     return name if name in names else next((one for one in names if one.lower() == name.lower()), name)
 

@@ -62,11 +62,11 @@ class Addresses:
             return self._output(*match.groups())
         if match := DATASTORE.fullmatch(address):
             return self._stored(match[1], match[2])
+        if _ELSEWHERE.match(bare) and not assets.is_asset(bare):
+            fix = "give a local path, a data asset or an output of a job"
+            raise UsageError(f"{bare} cannot be reached from here", fix=fix)
         if assets.is_asset(address) and not _is_path(bare, place.folder):
             return self._asset(address, kind)
-        if _ELSEWHERE.match(bare):
-            fix = "give a local path, a data asset or an output of a job"
-            raise UsageError(f"{address} cannot be reached from here", fix=fix)
         return local_path(re.sub(r"^file:(//)?", "", bare), kind, place)
 
     def _asset(self, address: str, kind: str) -> Path:

@@ -1,5 +1,6 @@
 """`client.components`: what penala ships and what the user added, for workspaces and registries alike."""
 
+import inspect
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -36,6 +37,8 @@ class ComponentOperations(AssetOperations[Component]):
     def create_or_update(self, component: Any, version: str | None = None, **_: Any) -> Component:
         """Keep a component, with the code that it names, and return it as it was kept."""
         self._place.require_workspace("components of your own")
+        if inspect.isfunction(component):  # of @pipeline: it builds the pipeline
+            component = component()
         component = getattr(component, "component", component)  # what `command(...)` and @pipeline functions make
         if not isinstance(component, Component):
             raise refusal(f"{type(component).__name__} is no component; make one with load_component or command")

@@ -6,7 +6,7 @@ from typing import Any
 from azure.ai.ml.entities import AmlCompute, Compute, VmSize
 from azure.core.polling import LROPoller
 
-from penala.azure.failures import expect, refusal
+from penala.azure.failures import expect, expect_name, refusal
 from penala.azure.operations.base import Operations
 from penala.azure.poller import begin
 from penala.workspace import compute as computes
@@ -20,6 +20,7 @@ class ComputeOperations(Operations):
 
     def get(self, name: str) -> Compute:
         """Return a compute. Raises ResourceNotFoundError."""
+        expect_name(name, "a compute")
         with self._place.opened() as workspace:
             return self._entity(workspace.computes.show(name))
 

@@ -25,7 +25,7 @@ from azure.core.exceptions import ResourceNotFoundError
 from azure.core.polling import LROPoller
 
 from penala.azure.documents import as_document
-from penala.azure.failures import refusal
+from penala.azure.failures import expect_name, refusal
 from penala.azure.operations.archive import Archive
 from penala.azure.operations.base import Operations
 from penala.azure.operations.downloads import written_over
@@ -80,6 +80,7 @@ class JobOperations(Operations):
 
     def get(self, name: str) -> Job:
         """Return a job, or the child JOB/STEP of one. Raises ResourceNotFoundError."""
+        expect_name(name, "a job")
         with self._place.opened() as workspace:
             parent, _, step = name.partition(CHILD)
             if not step:
@@ -176,6 +177,7 @@ class JobOperations(Operations):
 
         It writes over what is there, as the SDK does.
         """
+        expect_name(name, "a job")
         output = None if all else output_name
         job, _, step = name.partition(CHILD)
         with self._place.opened() as workspace, written_over(Path(download_path)) as folder:
@@ -186,6 +188,7 @@ class JobOperations(Operations):
 
     def _require_parent(self, name: str, command: str) -> None:
         """Raise PipelineChildJobError for the step of a job."""
+        expect_name(name, "a job")
         if CHILD in name:
             raise PipelineChildJobError(job_id=str(self.get(name).id), command=command)
 

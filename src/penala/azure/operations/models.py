@@ -10,7 +10,7 @@ from azure.ai.ml.constants import ListViewType
 from azure.ai.ml.entities import Model
 from azure.core.exceptions import ResourceNotFoundError
 
-from penala.assets import Kind
+from penala.assets import Kind, require_name
 from penala.azure.failures import expect, refusal
 from penala.azure.operations.archive import AssetOperations
 from penala.azure.operations.downloads import written_over
@@ -59,12 +59,13 @@ class ModelOperations(AssetOperations[Model]):
             raise refusal("a model needs a name and a path")
         if model.type not in (None, *TYPES):
             raise refusal(f"a model's type is {' or '.join(TYPES)}, not {model.type}")
+        version = None if model.version is None else str(model.version)
         with self._place.opened() as workspace:
+            require_name(model.name, version)
             digest, job = _content(workspace, model)
             if model.type != "custom_model" and not (workspace.artifacts / digest / "MLmodel").is_file():
                 raise refusal(f"{model.path} is no mlflow_model: it holds no file MLmodel; is it a custom_model?")
             properties = {**(model.properties or {}), **({DESCRIPTION: model.description} if model.description else {})}
-            version = None if model.version is None else str(model.version)
             row = workspace.models.register(
                 model.name, version, digest, job=job, tags=model.tags or {}, properties=properties
             )
