@@ -78,7 +78,7 @@ def test_plain_rows_take_the_fast_way(style, keys):
         data = json.dumps(line, **{"ensure_ascii": False, **style}).encode()
         plain = reader.read(data)
         assert plain is not None
-        assert plain.texts(0) == list(said["content"])
+        assert plain.texts[0] == list(said["content"])
         assert reader.column_values(plain.columns[0]) == {k: value for k, value in line.items() if k != "messages"}
     assert reader.read(json.dumps({**row, "new": 1}).encode()) is None
 
@@ -92,7 +92,7 @@ def test_plain_lines_are_read_together(separators):
     together = reader.read_lines(b"\n".join(lines) + b"\n")
 
     assert together is not None
-    assert [together.texts(i) for i in range(3)] == [["a\n", "é"]] * 3
+    assert together.texts == [["a\n", "é"]] * 3
     assert [reader.column_values(columns) for columns in together.columns] == [{"id": i} for i in range(3)]
     assert reader.read_lines(b"\n".join([*lines, b"{}"])) is None
     twice = lines[1].replace(b'"role"', b'"role":"user","role"', 1)

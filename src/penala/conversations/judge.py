@@ -154,7 +154,7 @@ class Judge:
 def _plain_row(rows: PlainRows, reader: PlainReader) -> tuple[Verdict, Contents]:
     """Return what is said of a plain row that was read alone, and what it holds."""
     (said,), (has_marker,) = zip(*rows.said, strict=True), rows.has_marker
-    messages = [Message(role, text, NOTHING) for role, text in zip(rows.roles[0], rows.texts(0), strict=True)]
+    messages = [Message(role, text, NOTHING) for role, text in zip(rows.roles[0], rows.texts[0], strict=True)]
     columns = reader.column_values(rows.columns[0]) or NOTHING
     return Verdict((), said, has_marker), Contents(tuple(messages), None, columns)
 

@@ -1,17 +1,16 @@
-"""The fast way through a file of good rows: prove in a few operations a block that no rule has anything to say.
+"""The fast way through a file of good rows: prove in a few operations that no rule has anything to say of a block.
 
-Most rows of most files are plain: text, one JSON object, the usual roles in order. A typed decode that leaves values as
-they are written, and a handful of whole-row tests prove that. A row that is not proved plain is not bad: it takes the
-slow way, where decode.py, schemas.py and rules.py look at each part of it. The two ways agree; a property test holds
-them to it.
+Most rows of most files are plain: text, one JSON object, the usual roles in order. One typed decode and a handful of
+tests of whole rows prove that. A row that is not proved plain is not bad: it takes the slow way, where decode.py,
+schemas.py and rules.py look at each part of it. The two ways agree; a property test holds them to it.
 """
 
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from itertools import chain
-from operator import attrgetter
+from operator import attrgetter, itemgetter
 from typing import Any, Literal
 
 import msgspec
@@ -19,35 +18,30 @@ import msgspec
 from penala.conversations.rules import INVISIBLE, LONG_CHARACTERS, LONG_MESSAGES, has_marker, is_orderly, is_sha256
 from penala.conversations.seen import NONE, id_digest, row_key, text_digest
 
-# begins an escape that writers need not write; after an escaped backslash it only looks like one
-_ODD_ESCAPE = re.compile(rb'\\[^"\\nrt]')
-_CONTROL = re.compile(rb"\\u00|\\b|\x7f")
-_QUOTE = ord('"')
-_VISIBLE = frozenset(range(0x21, 0x7F)) - {*b'"\\'}
+UNSET = msgspec.UNSET
+_CONTROL = re.compile(rb"\\(?:u00[017]|b)")  # after an escaped backslash it only looks like one
+_VISIBLE = frozenset(map(chr, range(0x21, 0x7F)))
 _HOLE = "\ue000"
 _NOT_PLAIN = ("tools", "functions")
 _role_of, _content_of, _messages_of = attrgetter("role"), attrgetter("content"), attrgetter("messages")
-_decode_text: Any = msgspec.json.Decoder(str).decode
+_start_of = itemgetter(slice(1))
+_encode = msgspec.json.Encoder().encode
 _Roles = tuple[str, ...]
 
 
 class _Message(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     role: Literal["system", "user", "assistant"]
-    content: msgspec.Raw
+    content: str
 
 
 class PlainRows(msgspec.Struct, gc=False):
     """Rows without a fault; each list has one item a row."""
 
     roles: list[_Roles]
-    contents: list[list[bytes | msgspec.Raw]]  # JSON texts
-    columns: list[tuple[bytes | msgspec.Raw, ...]]  # JSON values of the reader's columns, empty where a row has none
+    texts: list[list[str]]
+    columns: list[tuple[Any, ...]]  # values of the reader's columns, UNSET where a row has none
     said: tuple[list[int], list[int], list[int]]  # see Said
     has_marker: list[bool]
-
-    def texts(self, row: int) -> list[str]:
-        """Return what each message of a row says."""
-        return list(map(_decode_text, self.contents[row]))
 
 
 class PlainReader:
@@ -60,16 +54,13 @@ class PlainReader:
         self._before = order.index("messages")  # so many columns stand before the messages
         self._columns = [name for name in order if name != "messages"]
         self._prompt, self._prompt_id = map(self._columns.index, ("prompt", "prompt_id"))
-        self._others = [at for at in range(len(self._columns)) if at not in (self._prompt, self._prompt_id)]
         # a column's name need not be a Python name, so the fields are numbered
         fields = {name: f"column_{i}" for i, name in enumerate(self._columns)}
-        absent = msgspec.Raw(b"")
-        optional = [(at, msgspec.Raw, msgspec.field(default=absent, name=name)) for name, at in fields.items()]
+        optional = [(at, Any, msgspec.field(default=UNSET, name=name)) for name, at in fields.items()]
         members: list[Any] = [("messages", list[_Message]), *optional]
         row_type = msgspec.defstruct("_Row", members, forbid_unknown_fields=True, gc=False)
-        decoder: Any = msgspec.json.Decoder(row_type)
-        self._decode, self._decode_lines = decoder.decode, decoder.decode_lines
-        self._columns_of: Callable[[Any], tuple[msgspec.Raw, ...]] = attrgetter(*fields.values())
+        self._decoder: Any = msgspec.json.Decoder(row_type)
+        self._columns_of: Callable[[Any], tuple[Any, ...]] = attrgetter(*fields.values())
         self._styles = [
             _Style(order, keys, separators)
             for separators in ((", ", ": "), (",", ":"))
@@ -78,92 +69,83 @@ class PlainReader:
 
     def read_lines(self, block: bytes) -> PlainRows | None:
         """Return the rows of a block, one a line, when all are proved plain, else None: then each alone may be."""
-        if _ODD_ESCAPE.search(block):
-            return None
-        return self._proved(self._decode_lines, block, alone=False)
+        return self._proved(self._decoder.decode_lines, block, lambda: block.removesuffix(b"\n").split(b"\n"))
 
     def read(self, row: bytes) -> PlainRows | None:
         """Return one row when it is proved plain, else None."""
-        return self._proved(lambda row: [self._decode(row)], row, alone=True)
+        return self._proved(lambda row: [self._decoder.decode(row)], row, lambda: [row])
 
-    def column_values(self, columns: Sequence[bytes | msgspec.Raw]) -> dict[str, Any]:
+    def column_values(self, columns: Sequence[Any]) -> dict[str, Any]:
         """Return the columns of a row by name, those that it has."""
-        values = {name: bytes(value) for name, value in zip(self._columns, columns, strict=True)}
-        return {name: msgspec.json.decode(value) for name, value in values.items() if value}
+        return {name: value for name, value in zip(self._columns, columns, strict=True) if value is not UNSET}
 
-    def _proved(self, decode: Callable[[bytes], list[Any]], block: bytes, *, alone: bool) -> PlainRows | None:
+    def _proved(
+        self, decode: Callable[[bytes], list[Any]], block: bytes, lines: Callable[[], list[bytes]]
+    ) -> PlainRows | None:
         try:
-            return self._prove(decode(block), block, alone=alone)
+            return self._prove(decode(block), block, lines)
         except (_NotPlainError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             return None
 
-    def _prove(self, rows: list[Any], block: bytes, *, alone: bool) -> PlainRows:
-        """Raise _NotPlainError unless nothing is to be said."""
+    def _prove(self, rows: list[Any], block: bytes, lines: Callable[[], list[bytes]]) -> PlainRows:
+        """Raise _NotPlainError unless no rule has anything to say."""
         messages = list(map(_messages_of, rows))
         roles = [tuple(map(_role_of, each)) for each in messages]
-        contents: list[list[Any]] = [list(map(_content_of, each)) for each in messages]
-        columns: list[tuple[Any, ...]] = list(map(self._columns_of, rows))
+        texts: list[list[str]] = [list(map(_content_of, each)) for each in messages]
+        columns = list(map(self._columns_of, rows))
+        contents = [list(map(_encode, each)) for each in texts]
+        joined = list(map(b"".join, contents))
         _require(all(map(is_orderly, roles)) and max(map(len, roles), default=0) <= LONG_MESSAGES)
+        _require(max(map(len, joined), default=0) < LONG_CHARACTERS)
+        # JSON has no other control character than DEL unescaped
+        _require(b"\x7f" not in block and _CONTROL.search(block) is None)
+        if not _VISIBLE.issuperset(map(_start_of, chain.from_iterable(texts))):
+            _require(not any(map(INVISIBLE.fullmatch, chain.from_iterable(texts))))
+        _require(not any(isinstance(value, list | dict) for each in columns for value in each))
+        said = list(map(row_key, roles, joined)), *self._look_at_columns(roles, texts, columns)
         # of a key that stands twice decoders keep the last value. None does in what json.dumps writes, nor in a line
         # that has no more quotes than its values need
-        lines = self._written(block, roles, contents, columns)
-        if lines is None:
-            lines = [block] if alone else block.removesuffix(b"\n").split(b"\n")
-            _require(list(map(_num_bare_quotes, lines)) == list(map(_num_needed, contents, columns)))
-        _require(max(map(len, lines), default=0) < LONG_CHARACTERS)
-        for line in lines:
-            if not line.isascii():
-                line.decode()  # decoders of JSON do not look at what they leave as it is
-        odd = alone and _ODD_ESCAPE.search(block)
-        if odd:
-            contents = [list(map(_respelled, each)) for each in contents]
-            columns = [tuple(map(_respelled, each)) for each in columns]
-        joined = list(map(b"".join, contents))
-        # JSON has no other control characters than DEL unescaped
-        _require(b"\x7f" not in block and not (odd and any(map(_CONTROL.search, joined))))
-        texts: Iterable[memoryview] = map(memoryview, chain.from_iterable(contents))
-        for content in texts:
-            if content[0] != _QUOTE or content[1] not in _VISIBLE:
-                _require(_speaks(bytes(content)))
-        for at in self._others:
-            for each in columns:
-                _require(_is_flat(bytes(each[at])))
-        said = list(map(row_key, roles, joined)), *self._ids(roles, contents, columns)
+        if not self._is_written_so(block, roles, contents, columns):
+            needed = map(_num_needed, contents, columns)
+            _require(list(map(_num_bare_quotes, lines())) == list(needed))
         marked = [
-            (b"<" in text or (b"[" in text and b"INST]" in text)) and has_marker("\0".join(map(_decode_text, each)))
-            for text, each in zip(joined, contents, strict=True)
+            (b"<" in text or (b"[" in text and b"INST]" in text)) and has_marker("\0".join(each))
+            for text, each in zip(joined, texts, strict=True)
         ]
-        return PlainRows(roles, contents, columns, said, marked)
+        return PlainRows(roles, texts, columns, said, marked)
 
-    def _written(
-        self, block: bytes, roles: list[_Roles], contents: list[list[Any]], columns: list[tuple[Any, ...]]
-    ) -> list[bytes] | None:
-        """Return the lines that json.dumps writes for these rows when they are the block's, else None."""
-        at = self._before
-        values = [(*row[:at], *texts, *row[at:]) for row, texts in zip(columns, contents, strict=True)]
-        for style in self._styles:
-            lines = [style[speakers] % row for speakers, row in zip(roles, values, strict=True)]
-            if b"\n".join(lines) == block.removesuffix(b"\n"):
-                if style is not self._styles[0]:  # the file's own style is tried first from now on
-                    self._styles = [style, *(other for other in self._styles if other is not style)]
-                return lines
-        return None
-
-    def _ids(
-        self, roles: list[_Roles], contents: list[list[Any]], columns: list[tuple[Any, ...]]
+    def _look_at_columns(
+        self, roles: list[_Roles], texts: list[list[str]], columns: list[tuple[Any, ...]]
     ) -> tuple[list[int], list[int]]:
         """Return what stands for each row's prompt and prompt_id, when no rule objects to them."""
         prompts, ids = [], []
-        for speakers, texts, values in zip(roles, contents, columns, strict=True):
-            prompt, prompt_id = bytes(values[self._prompt]), bytes(values[self._prompt_id])
-            if prompt:
-                text = prompt[1:-1] if b"\\" not in prompt else _decode_text(prompt).encode()
-                is_first = prompt == bytes(texts[speakers.index("user")])
-                is_known = not prompt_id or prompt_id[1:-1] == hashlib.sha256(text).hexdigest().encode()
-                _require(is_first and (is_known or _is_no_sha256(prompt_id)))
-            prompts.append(text_digest(prompt) if prompt else NONE)
-            ids.append(_id_digest(prompt_id))
+        for speakers, each, values in zip(roles, texts, columns, strict=True):
+            prompt, prompt_id = values[self._prompt], values[self._prompt_id]
+            if prompt is not UNSET:
+                _require(prompt == each[speakers.index("user")])
+                if prompt_id is not UNSET and prompt_id != hashlib.sha256(prompt.encode()).hexdigest():
+                    _require(isinstance(prompt_id, str) and not is_sha256(prompt_id))
+            _require(prompt_id is not None)
+            prompts.append(NONE if prompt is UNSET else text_digest(prompt))
+            ids.append(id_digest(prompt_id))
         return prompts, ids
+
+    def _is_written_so(
+        self, block: bytes, roles: list[_Roles], contents: list[list[bytes]], columns: list[tuple[Any, ...]]
+    ) -> bool:
+        """Tell whether the block is what json.dumps writes for these rows."""
+        at = self._before
+        if any(UNSET in each for each in columns):
+            return False
+        written = [list(map(_encode, each)) for each in columns]
+        values = [(*row[:at], *each, *row[at:]) for row, each in zip(written, contents, strict=True)]
+        expected = block.removesuffix(b"\n")
+        for style in self._styles:
+            if b"\n".join([style[speakers] % row for speakers, row in zip(roles, values, strict=True)]) == expected:
+                if style is not self._styles[0]:  # the file's own style is tried first from now on
+                    self._styles = [style, *(other for other in self._styles if other is not style)]
+                return True
+        return False
 
 
 class _NotPlainError(Exception):
@@ -196,33 +178,6 @@ def _num_bare_quotes(line: bytes) -> int:
     return rest.count(b'"') - rest.count(b'\\"')
 
 
-def _num_needed(contents: list[Any], columns: tuple[Any, ...]) -> int:
+def _num_needed(contents: list[bytes], columns: tuple[Any, ...]) -> int:
     """Count the quotes around keys and texts."""
-    return 2 + 8 * len(contents) + sum(4 if value.startswith(b'"') else 2 for value in map(bytes, columns) if value)
-
-
-def _is_flat(value: bytes) -> bool:
-    """Tell whether a column's value is no list and no object; raise ValidationError for a number that is too large."""
-    msgspec.json.decode(value or b"0")
-    return not value.startswith((b"[", b"{"))
-
-
-def _respelled(value: bytes | msgspec.Raw) -> bytes:
-    text = bytes(value)
-    return msgspec.json.encode(_decode_text(text)) if text.startswith(b'"') else text
-
-
-def _speaks(content: bytes) -> bool:
-    """Tell whether a message has a text, and not of blanks only."""
-    return content.startswith(b'"') and INVISIBLE.fullmatch(_decode_text(content)) is None
-
-
-def _is_no_sha256(prompt_id: bytes) -> bool:
-    return prompt_id.startswith(b'"') and not is_sha256(_decode_text(prompt_id))
-
-
-def _id_digest(prompt_id: bytes) -> int:
-    if prompt_id.startswith(b'"'):
-        return text_digest(prompt_id)
-    _require(_is_flat(prompt_id) and prompt_id != b"null")
-    return id_digest(msgspec.json.decode(prompt_id)) if prompt_id else NONE
+    return 2 + 8 * len(contents) + sum(4 if isinstance(value, str) else 2 for value in columns if value is not UNSET)

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Any
 
-import msgspec
 from xxhash import xxh3_64_intdigest
 
 from penala.conversations.faults import Fault
@@ -33,17 +32,19 @@ def _roles_digest(roles: tuple[str, ...]) -> int:
 
 def said_of(key: int, prompt: Any, prompt_id: Any) -> Said:
     """Take the digests of a row's columns."""
-    return key, text_digest(msgspec.json.encode(prompt)) if isinstance(prompt, str) else NONE, id_digest(prompt_id)
+    return key, text_digest(prompt) if isinstance(prompt, str) else NONE, id_digest(prompt_id)
 
 
 def id_digest(prompt_id: Any) -> int:
     """Return what stands for a prompt_id; a number is another one than its digits."""
-    return text_digest(msgspec.json.encode(prompt_id)) if isinstance(prompt_id, str | int) else NONE
+    if isinstance(prompt_id, str):
+        return text_digest(prompt_id)
+    return xxh3_64_intdigest(str(prompt_id).encode(), seed=1) if isinstance(prompt_id, int) else NONE
 
 
-def text_digest(text: bytes) -> int:
-    """Return what stands for a JSON text as msgspec spells it."""
-    return xxh3_64_intdigest(text)
+def text_digest(text: str) -> int:
+    """Return what stands for a prompt."""
+    return xxh3_64_intdigest(text.encode())
 
 
 def _are_new(digests: Sequence[int], known: dict[int, int]) -> bool:
