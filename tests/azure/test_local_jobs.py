@@ -370,6 +370,20 @@ def test_a_job_that_is_not_there_is_not_found(name, client):
         client.jobs.get(name)
 
 
+def test_a_pipeline_without_a_value_is_refused(client, tmp_path):
+    """By the input's name; one with a default, and one that is optional, may be left out."""
+    (tmp_path / "copy.yml").write_text(yaml.safe_dump(COPY))
+    copy = load_component(tmp_path / "copy.yml")
+
+    @pipeline()
+    def copies(text: Input, times: int = 1, note: Input(type="string", optional=True) = None) -> None:
+        copy(text=text, times=times)
+
+    with pytest.raises(ValidationException, match="the pipeline needs a value for its input 'text'"):
+        client.jobs.create_or_update(copies())
+    assert client.jobs.create_or_update(copies(Input(type="uri_file", path="words.txt"))).status == "Queued"
+
+
 def test_an_address_of_a_cloud_s_storage_is_refused(client):
     """By itself, without the `azureml:` that the SDK writes before it."""
     blob = Input(type="uri_file", path="wasbs://box@store.blob.core.windows.net/x.csv")

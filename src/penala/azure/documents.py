@@ -7,8 +7,9 @@ from typing import Any
 
 import yaml
 from azure.ai.ml import load_component
-from azure.ai.ml.entities import Job
+from azure.ai.ml.entities import Job, PipelineComponent
 
+from penala.azure.failures import refusal
 from penala.workspace.components import SHIPPED
 
 _BOUND = "${{"
@@ -18,6 +19,7 @@ _SAID = ("name", "display_name", "experiment_name", "description", "tags", "prop
 def as_document(job: Job) -> dict[str, Any]:
     """Return the whole job as one document of the public job schema; nothing of it names a file by a relative path."""
     document = dumped(job)
+    _require_inputs(job, document.get("inputs") or {})
     for key in _SAID:  # `command(...)` makes the step of a pipeline, whose dump leaves out what a job says of itself
         if key not in document and (said := getattr(job, key, None)):
             document[key] = dict(said) if isinstance(said, Mapping) else said
@@ -37,6 +39,17 @@ def dumped(entity: Any) -> dict[str, Any]:
     entity.dump(text)
     document: dict[str, Any] = yaml.safe_load(text.getvalue())
     return document
+
+
+def _require_inputs(job: Job, given: Mapping[str, Any]) -> None:
+    """Refuse a pipeline without a value that it needs: the dump knows nothing of an input that was not given."""
+    component = getattr(job, "component", None)
+    if not isinstance(component, PipelineComponent):
+        return
+    names = {name.partition(".")[0] for name in given}  # a group's are flat
+    for name, declared in component.inputs.items():
+        if name not in names and not declared.get("optional") and declared.get("default") is None:
+            raise refusal(f"the pipeline needs a value for its input '{name}'")
 
 
 def _settle_nodes(document: dict[str, Any], pipeline: Any, base: Path) -> None:
