@@ -317,6 +317,18 @@ def test_an_output_goes_to_its_path_in_a_datastore(run: Run, workspace: Workspac
     assert text_of(workspace, run(second), "out") == "1\n2\n"
 
 
+def test_a_command_that_installs_packages_has_a_python_of_its_own(run: Run, workspace: Workspace) -> None:
+    """In every way in which it may call it; nothing is left of it."""
+    lines = ["python -c 'import sys; print(sys.prefix)'", "echo $VIRTUAL_ENV", "echo pip install x", "which pip"]
+    job = run({"command": " && ".join(lines)})
+
+    ((_, text),) = workspace.jobs.logs(job)
+    prefix, active, _, pip = text.splitlines()
+    assert prefix == active == str(workspace.folder / "jobs" / job / "main" / "attempt-1" / "python")
+    assert pip == f"{prefix}/bin/pip"
+    assert not Path(prefix).exists()
+
+
 def test_a_step_takes_what_another_left_beside_its_outputs(run: Run, workspace: Workspace) -> None:
     """The output `artifacts`, which a job of Azure ML has without declaring it."""
     first = {"command": "echo a > outputs/a; ln -s a outputs/b; echo c > logs/c; echo d > ${{outputs.d}}/d"}

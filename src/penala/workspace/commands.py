@@ -65,10 +65,10 @@ def placeholders(template: str) -> tuple[set[str], set[str], set[str]]:
     return required, set(_PLACEHOLDER.findall(template)) - required, strange
 
 
-def render(template: str, values: Mapping[str, str]) -> Command:
+def render(template: str, values: Mapping[str, str], python: str = sys.executable) -> Command:
     """Fill a template with `values` (`inputs.x`, `outputs.y` -> text).
 
-    A `$[[...]]` part without its values is left out; a leading `python` means the Python that runs penala.
+    A `$[[...]]` part without its values is left out; a leading `python` means `python`, the one that runs penala.
     Raises UsageError for a placeholder without a value, and for quotes that do not close.
     """
     text = _OPTIONAL.sub(lambda part: part[1] if set(_PLACEHOLDER.findall(part[1])) <= set(values) else "", template)
@@ -87,7 +87,7 @@ def render(template: str, values: Mapping[str, str]) -> Command:
         for position, word in enumerate(words)
     ]
     if argv and argv[0] in ("python", "python3"):
-        argv[0] = sys.executable
+        argv[0] = python
     return Command(argv, {f"PENALA_VALUE_{number}": value for number, value in enumerate(found)} if scripts else {})
 
 

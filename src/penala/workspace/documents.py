@@ -28,6 +28,7 @@ from penala.workspace.components import (
     PipelineComponent,
     Reader,
 )
+from penala.workspace.overlay import INSTALLS
 from penala.workspace.places import Place, Problems, load_yaml
 from penala.workspace.plan import Literal, Plan, Upstream
 from penala.workspace.planner import Planner
@@ -51,7 +52,6 @@ _KEYS_OF = {
 _SETTINGS = ("force_rerun", "continue_on_step_failure", "default_compute", "default_datastore")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,254}")
 _EXPRESSION = re.compile(r"\$\{\{\s*(\w+)\s*\}\}")
-_INSTALL = re.compile(r"\b(?:pip3?|conda|mamba)\s+install\b")
 _HERE = (None, "local", "serverless")
 FINETUNE = "chat_completion_finetune"
 Report = Callable[[dict[str, Any]], None]
@@ -366,11 +366,11 @@ class _Document:
         return max(slots, default=1)
 
     def _note_environments(self, plan: Plan) -> None:
-        """Say which environments this Python stands in for, and what changes it."""
+        """Say which environments this Python stands in for, and who adds to it."""
         named = dict.fromkeys(step.environment for step in plan.steps if step.environment and not step.code)
         if named:
             python = f"this workspace's Python {platform.python_version()}"
             self.problems.note(f"{python} stands in for the environments {', '.join(named)}")
         for step in plan.steps:
-            if _INSTALL.search(step.command):
-                self.problems.note(f"the command of {step.name} installs packages into this workspace's Python")
+            if INSTALLS.search(step.command):
+                self.problems.note(f"packages that the command of {step.name} installs are there for it alone")

@@ -3,6 +3,7 @@
 jobs/JOB/STEP/outputs/OUTPUT   while it runs
 jobs/JOB/STEP/events.jsonl     progress, of all attempts
 jobs/JOB/STEP/attempt-N/       the shim's folder, with the log
+jobs/JOB/STEP/attempt-N/python/ the Python of a command that installs packages, while it runs
 jobs/JOB/STEP/attempt-N/work/  the command's working folder: a copy of the code, with ./outputs and ./logs
 artifacts/DIGEST               an output, ./outputs or ./logs, once its step is done
 """
@@ -21,6 +22,7 @@ from penala.workspace import shim
 from penala.workspace.artifacts import Digests, digest, digest_of, environment_id, file_names, move, sync_files
 from penala.workspace.commands import fill, render
 from penala.workspace.events import EventFile
+from penala.workspace.overlay import INSTALLS, make_overlay
 from penala.workspace.plan import ARTIFACTS, File, Literal, Step, Value
 
 if TYPE_CHECKING:
@@ -56,6 +58,10 @@ class StepFolder:
     def work(self, number: int) -> Path:
         """Return the command's working folder in an attempt."""
         return self.attempt(number) / "work"
+
+    def _python(self, number: int) -> Path:
+        """Return where the Python of an attempt lies whose command installs packages."""
+        return self.attempt(number) / "python"
 
     def output(self, name: str, number: int) -> Path:
         """Return where the running step writes one of its outputs; those of KEPT lie in its attempt."""
@@ -116,12 +122,15 @@ class StepFolder:
         self._prepare_work(number)
         self._prepare_outputs(number)
         values = self._values(number)
-        command = render(self.step.command, values)
+        python = sys.executable
+        if INSTALLS.search(self.step.command):
+            python = str(make_overlay(self._python(number)))
+        command = render(self.step.command, values, python)
         ranks = [self.step.processes, self.step.nodes]
         launcher = [sys.executable, "-I", "-S", _RANKS, *map(str, ranks)] if self.step.processes else []
         description = {
             "argv": launcher + command.argv,
-            "env": {**variables, **self._environment(values, number), **command.env},
+            "env": {**variables, **self._environment(values, number, os.path.dirname(python)), **command.env},
             "cwd": str(self.work(number)),
             "grace_s": GRACE_S,
             "timeout_s": self.step.timeout_s,
@@ -172,14 +181,15 @@ class StepFolder:
                 values[f"inputs.{name}"] = str(self.artifact(self.upstream[value.step][value.output]))
         return values
 
-    def _environment(self, values: Mapping[str, str], number: int) -> dict[str, str]:
-        given = self.step.variables
+    def _environment(self, values: Mapping[str, str], number: int, programs: str) -> dict[str, str]:
+        given, here = self.step.variables, os.path.dirname(sys.executable)
         path = given.get("PATH") or os.environ.get("PATH", os.defpath)
         return {
             **_ALLOCATOR,
             "PYTHONUNBUFFERED": "1",  # a killed step's last words are in its log
             **{name: fill(text, values) for name, text in given.items()},
-            "PATH": f"{os.path.dirname(sys.executable)}{os.pathsep}{path}",
+            "PATH": os.pathsep.join(dict.fromkeys([programs, here, path])),
+            **({"VIRTUAL_ENV": os.path.dirname(programs)} if programs != here else {}),
             "PENALA_WORKSPACE": str(self.workspace),
             "PENALA_CACHE": str(self.workspace / "cache"),
             "PENALA_JOB": self.job,
@@ -218,7 +228,7 @@ class StepFolder:
                 move(source, target)
             if not target.exists():
                 return False
-        for folder in (self.folder / "outputs", self.work(number)):
+        for folder in (self.folder / "outputs", self.work(number), self._python(number)):
             shutil.rmtree(folder, ignore_errors=True)
         shim.sync_folder(self.workspace / "artifacts")
         return True
