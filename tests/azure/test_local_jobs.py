@@ -280,6 +280,9 @@ def test_a_job_says_something_else_of_itself(client, copies):
     assert (found.tags, found.display_name, found.description) == ({"a": "b", "c": "d"}, "Copies", "Two")
     assert (found.settings.force_rerun, found.status) == (None, "Completed")
     assert client.jobs.show_services(done.name) is None
+    found.name = None
+    with pytest.raises(ValidationException, match=f"`penala jobs rerun {done.name}` runs the same"):
+        client.jobs.create_or_update(found)
 
 
 def test_an_archived_job_leaves_the_list(client, copies):

@@ -67,6 +67,9 @@ class JobOperations(Operations):
         self._place.require_workspace("jobs")
         if not isinstance(job, Job):
             raise refusal(f"{type(job).__name__} is no job")
+        if job.id and not job.name:
+            again = f"`penala jobs rerun {job.id.rpartition('/')[2]}`"
+            raise refusal(f"a job that was got does not hold what it runs; build it anew, or {again} runs the same")
         if job.id:
             told = {key: getattr(job, key) for key in _SAID}
             return self._retold(str(job.name), told | ({} if tags is None else {"tags": tags}))
