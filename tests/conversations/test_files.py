@@ -211,12 +211,59 @@ def test_a_broken_element_of_a_printed_list_does_not_hide_the_others(codes):
 
 @pytest.mark.parametrize(
     ("text", "broken"),
-    [("[{...},", 2), (f"[{json.dumps(ROW)},", 1), (f"[{json.dumps(ROW)} {json.dumps(SECOND)}]", 1), ('{\n"a": [', 1)],
+    [("[{...},", 1), (f"[{json.dumps(ROW)},", 1), (f"[{json.dumps(ROW)} {json.dumps(SECOND)}]", 1), ('{\n"a": [', 1)],
     ids=["no JSON", "not closed", "no comma", "one object"],
 )
 def test_a_broken_list_comes_to_an_end(codes, text, broken):
     """A list that is broken, lacks a comma or is not closed is told so, and reading ends."""
     assert codes("a.json", text) == {1: ["broken_json"] * broken}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        json.dumps([ROW], indent=2) + json.dumps([SECOND], indent=2),
+        json.dumps([ROW]) + json.dumps([SECOND]),
+        json.dumps([ROW], indent=2) + "\n" + json.dumps(SECOND, indent=2),
+        json.dumps({"data": [ROW]}, indent=2) + "\n" + json.dumps({"data": [SECOND]}, indent=2),
+        json.dumps({"data": [ROW]}, indent=2) + "\n" + json.dumps([SECOND]),
+    ],
+    ids=["printed lists", "lists on a line", "a list and an object", "data and data", "data and a list"],
+)
+def test_what_follows_a_list_is_not_lost(write, text):
+    """Files that were written one behind the other give the rows of all."""
+    checked = check(write("a.json", text), minimum_rows=0)
+
+    assert (checked.rows, checked.good, checked.findings) == (2, 2, [])
+
+
+@pytest.mark.parametrize("text", [json.dumps([ROW, SECOND], indent=2), json.dumps({"data": [ROW, SECOND]}, indent=2)])
+def test_what_is_no_row_after_a_list_is_an_error(codes, write, text):
+    """Whatever stands behind the last row is a broken row of its own."""
+    last = text.count("\n") + 2
+
+    assert codes("a.json", text + "\nand so on") == {last: ["broken_json"]}
+    assert check(write("a.json", text + "\nand so on"), minimum_rows=0).rows == 3
+
+
+def test_keys_beside_data_are_named(write):
+    """Rows are read under `data` only; other keys of that object may hold some, so they are said."""
+    checked = check(
+        write("a.json", json.dumps({"version": 1, "data": [ROW], "more": [SECOND]}, indent=2)), minimum_rows=0
+    )
+
+    [finding] = checked.findings
+    assert (finding.level, finding.code, finding.line, checked.rows) == ("note", "beside_data", None, 1)
+    assert finding.message == "only the rows under 'data' are read, not 'version', 'more'"
+
+
+def test_a_list_whose_rows_are_all_broken_counts_each_once(write):
+    """The last broken row swallows the list's end; nothing more is counted for it."""
+    text = json.dumps([ROW, SECOND], indent=2).replace("}\n    ]", "},\n    ]")
+
+    checked = check(write("a.json", text), minimum_rows=0)
+
+    assert (checked.rows, checked.bad, [finding.code for finding in checked.findings]) == (2, 2, ["broken_json"] * 2)
 
 
 def test_windows_1252_is_named_and_never_guessed(write):

@@ -3,6 +3,7 @@
 import json
 import math
 import re
+from collections.abc import Iterable
 from typing import Any
 
 from penala.conversations.faults import Fault
@@ -22,18 +23,19 @@ def decode_row(data: bytes) -> tuple[Any, list[Fault]]:
 
 def decode_text(text: str, path: str = "") -> tuple[Any, list[Fault]]:
     """Decode JSON that stands at `path` of a row (a column of a table); return (value, faults)."""
-    faults: list[Fault] = []
-    doubles: list[str] = []
+    doubles: list[tuple[dict[str, Any], str]] = []
+    constants: list[_Constant] = []
 
     def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
         value = dict(items)
         if len(value) < len(items):
             keys = [key for key, _ in items]
-            doubles.extend(key for key in value if keys.count(key) > 1)
+            doubles.extend((value, key) for key in value if keys.count(key) > 1)
         return value
 
-    def constant(name: str) -> None:
-        faults.append(Fault("nan", path, f"{name} is no JSON value"))
+    def constant(name: str) -> _Constant:
+        constants.append(_Constant(name))
+        return constants[-1]
 
     decoder = json.JSONDecoder(object_pairs_hook=pairs, parse_constant=constant, parse_float=_number)
     try:
@@ -44,10 +46,43 @@ def decode_text(text: str, path: str = "") -> tuple[Any, list[Fault]]:
         return None, [Fault("broken_json", path, _why_broken(text, error))]
     if rest := text[end:].strip(_SPACE):
         return None, [_something_follows(rest, end, path)]
-    for key in doubles:
-        top = isinstance(value, dict) and key in value and not path
-        faults.append(Fault("double_key", key if top else path, f"the key {key!r} stands there twice"))
-    return value, faults
+    if not doubles and not constants:
+        return value, []
+    return (None if isinstance(value, _Constant) else value), _placed(value, path, doubles, constants)
+
+
+class _Constant:
+    """Stands for NaN or Infinity until its place is known, then null does."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+
+def _placed(
+    value: Any, path: str, doubles: Iterable[tuple[dict[str, Any], str]], constants: Iterable[_Constant]
+) -> list[Fault]:
+    """Return the faults with their paths in `value`, where null comes to stand for each constant."""
+    paths = {id(value): path}
+    todo = [value]
+    while todo:
+        parent = todo.pop()
+        here = paths[id(parent)]
+        if isinstance(parent, dict):
+            items: list[tuple[Any, Any, str]] = [(k, v, f"{here}.{k}" if here else str(k)) for k, v in parent.items()]
+        else:
+            items = [(i, v, f"{here}[{i}]") for i, v in enumerate(parent)] if isinstance(parent, list) else []
+        for key, child, place in items:
+            if isinstance(child, _Constant):
+                parent[key] = None
+            if isinstance(child, dict | list | _Constant):
+                paths[id(child)] = place
+                todo.append(child)
+    # what another value of the same key has replaced has no place of its own
+    faults = [Fault("nan", paths.get(id(one), path), f"{one.name} is no JSON value") for one in constants]
+    for parent, key in doubles:
+        here = paths.get(id(parent), path)
+        faults.append(Fault("double_key", f"{here}.{key}" if here else key, f"the key {key!r} stands there twice"))
+    return faults
 
 
 def lone_surrogates(value: Any, path: str = "") -> list[str]:

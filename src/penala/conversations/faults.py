@@ -47,6 +47,7 @@ CODES: dict[str, Code] = {
     **_warnings(too_few_rows="training needs at least 10 good rows"),
     **_notes(
         no_header="add a first line with the column names if this is wrong",
+        beside_data="move rows that are missing into that list",
         skipped_file="move it out of the folder, or ignore this",
         mixed_schemas="most of a file's first 1,000 rows choose its schema: move the others to a file of their own",
         template_markers="they stay text and never act as markers; check that they belong there",

@@ -93,35 +93,85 @@ def _is_json(data: bytes) -> bool:
 
 
 def _values(text: str) -> Iterator[Record]:
-    start = _skip(text, 0)
-    if text.startswith("[", start):
-        yield from _rows(text, start + 1, in_list=True)
-    elif (inside := _list_under_data(text, start)) is not None:
-        yield from _rows(text, inside, in_list=True)
-    elif columns := _columns(text):
+    """Yield the rows of a file that is no row a line."""
+    if columns := _columns(text):
         keys = next(iter(columns.values()))
         for number, key in enumerate(keys, 1):
             yield (number, {name: cells[key] for name, cells in columns.items()})
     else:
-        yield from _rows(text, start, in_list=False)
+        yield from _Walk(text).rows()
 
 
-def _rows(text: str, start: int, *, in_list: bool) -> Iterator[Record]:
-    """Yield each value from `start` on: the elements of a list, or values that follow each other."""
-    line, counted, at = 1, 0, _skip(text, start)
-    while at < len(text) and not (in_list and text[at] == "]"):
-        line += text.count("\n", counted, at)
-        counted = at
-        end, follows = _end_of_value(text, at)
-        yield (line, text[at:end].encode("utf-8", "surrogateescape"))
-        at = _skip(text, end)
-        if in_list and follows:
-            if text.startswith(",", at):
-                at = _skip(text, at + 1)
-            elif not text.startswith("]", at) and at < len(text):
-                yield (line, Fault("broken_json", "", "no comma stands between this row and the next"))
-    if in_list and at >= len(text):
-        yield (line, Fault("broken_json", "", "the list is not closed after this row; was the file cut short?"))
+class _Walk:
+    """Goes through JSON values that follow each other: lists of rows, objects that hold one under "data", or rows."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+        self._at = _skip(text, 0)
+        self._line, self._counted = 1, 0  # the line of the last row, and how far lines are counted
+
+    def rows(self) -> Iterator[Record]:
+        """Yield every row to the very end: what follows a list is not lost."""
+        may_hold_rows = True  # an object; that of a file of objects is a row
+        while self._at < len(self._text):
+            if self._text[self._at] == "[":
+                self._go(self._at + 1)
+                yield from self._elements()
+            elif may_hold_rows and (found := _list_under_data(self._text, self._at)) is not None:
+                inside, beside = found
+                self._go(inside)
+                yield from self._elements()
+                beside += self._rest_of_object()
+                if beside:
+                    names = ", ".join(map(repr, beside))
+                    yield (self._line, Fault("beside_data", "", f"only the rows under 'data' are read, not {names}"))
+            else:
+                yield self._value()[0]
+                may_hold_rows = False
+
+    def _go(self, at: int) -> None:
+        self._at = _skip(self._text, at)
+
+    def _value(self) -> tuple[Record, bool]:
+        """Return the row that starts here, and whether it is whole; go on after it."""
+        self._line += self._text.count("\n", self._counted, self._at)
+        self._counted = self._at
+        end, is_whole = _end_of_value(self._text, self._at)
+        row = self._text[self._at : end].encode("utf-8", "surrogateescape")
+        self._go(end)
+        return (self._line, row), is_whole
+
+    def _elements(self) -> Iterator[Record]:
+        """Yield the elements of a list from the first one on; go on after its end."""
+        text, is_whole, lacks_comma = self._text, True, False
+        while self._at < len(text) and text[self._at] != "]":
+            row, is_whole = self._value()
+            yield (row[0], Fault("broken_json", "", "no comma stands before this row")) if lacks_comma else row
+            lacks_comma = is_whole and not text.startswith((",", "]"), self._at)
+            if text.startswith(",", self._at):
+                self._go(self._at + 1)
+        if self._at < len(text):
+            self._go(self._at + 1)
+        elif is_whole:  # else the last row has swallowed the end
+            what = "the list is not closed after this row; was the file cut short?"
+            yield (self._line, Fault("broken_json", "", what))
+
+    def _rest_of_object(self) -> list[str]:
+        """Go to the end of an object one of whose values was read; return the keys that were passed."""
+        keys = []
+        try:
+            while self._text[self._at] == ",":
+                key, at = _WALK.raw_decode(self._text, _skip(self._text, self._at + 1))
+                at = _skip(self._text, at)
+                if self._text[at] != ":":
+                    break
+                self._go(_WALK.raw_decode(self._text, _skip(self._text, at + 1))[1])
+                keys.append(str(key))
+            if self._text[self._at] == "}":
+                self._go(self._at + 1)
+        except (ValueError, IndexError, RecursionError):
+            pass  # what cannot be passed is read as a row, which is broken
+        return keys
 
 
 def _end_of_value(text: str, start: int) -> tuple[int, bool]:
@@ -137,11 +187,11 @@ def _end_of_value(text: str, start: int) -> tuple[int, bool]:
         return (len(text) if following < 0 else following), False
 
 
-def _list_under_data(text: str, start: int) -> int | None:
-    """Return where the first row lies in {..., "data": [{...}, ...]}, or None when the text is something else."""
+def _list_under_data(text: str, start: int) -> tuple[int, list[str]] | None:
+    """Return where the first row lies in {..., "data": [{...}, ...]}, and the keys before; None for something else."""
     if not text.startswith("{", start):
         return None
-    at = start
+    at, keys = start, []
     try:
         while text[at] in "{,":
             key, at = _WALK.raw_decode(text, _skip(text, at + 1))
@@ -151,7 +201,8 @@ def _list_under_data(text: str, start: int) -> int | None:
             at = _skip(text, at + 1)
             if key == "data":
                 inside = _skip(text, at + 1)
-                return inside if text[at] == "[" and text[inside] == "{" else None
+                return (inside, keys) if text[at] == "[" and text[inside] == "{" else None
+            keys.append(str(key))
             _, at = _WALK.raw_decode(text, at)
             at = _skip(text, at)
     except (ValueError, IndexError, RecursionError):
