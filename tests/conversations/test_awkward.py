@@ -161,4 +161,4 @@ def test_a_shared_folder_is_its_shards():
     checked = check(SHARED / "f01_folder")
 
     assert (checked.rows, checked.good) == (4, 4)
-    assert sorted(finding.code for finding in checked.findings) == ["skipped_file", "too_few_rows"]
+    assert sorted(finding.code for finding in checked.findings) == ["skipped_file", "skipped_file", "too_few_rows"]

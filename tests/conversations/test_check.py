@@ -141,7 +141,11 @@ GOOD_ROWS = {
     "spaces around a prompt": said(USER, REPLY, prompt=" Kopi? "),
 }
 BETWEEN_ROWS = {"duplicate", "in_two_splits", "same_prompt", "same_prompt_id"}
-OF_FILES = {code for code, (level, _) in CODES.items() if level == "note"} | {"unreadable_file", "too_few_rows"}
+OF_FILES = {code for code, (level, _) in CODES.items() if level == "note"} | {
+    "unreadable_file",
+    "too_few_rows",
+    "several_splits",
+}
 OF_TABLES = {"ragged", "empty", "broken_csv", "not_utf8"}  # see test_files.py
 
 

@@ -1,8 +1,11 @@
 """From paths to records: formats, encodings, line ends, and the line where each record starts."""
 
+import errno
 import gzip
 import io
 import json
+import os
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -55,6 +58,14 @@ def turns(conversation):
 def parquet_bytes(table: pa.Table, **options) -> bytes:
     out = io.BytesIO()
     pq.write_table(table, out, **options)
+    return out.getvalue()
+
+
+def arrow() -> bytes:
+    """Return the two rows as datasets.save_to_disk writes them."""
+    table, out = pa.Table.from_pylist([ROW, SECOND]), io.BytesIO()
+    with pa.ipc.new_stream(out, table.schema) as stream:
+        stream.write_table(table)
     return out.getvalue()
 
 
@@ -129,17 +140,130 @@ def test_lines_that_cross_a_block_are_whole(write, end):
 
 
 def test_a_folder_is_its_shards_in_order(write, tmp_path):
-    """Hidden files and files about the data are passed over in silence; other files are named."""
+    """Files about the data are passed over in silence; hidden files and those that are no data are named."""
     write("set/train-1.jsonl", [SECOND])
     write("set/train-0.jsonl", [ROW])
     write("set/.hidden.jsonl", "not data")
     write("set/dataset_info.json", "{}")
+    write("set/.train-1.jsonl.download.json", "{}")
     write("set/README.md", "# notes")
     checked = check(tmp_path / "set", minimum_rows=0)
 
     assert [conversation.messages[0].content for conversation in checked.conversations] == ["Teh tarik?", "Kopi?"]
+    assert [(finding.file, finding.line, finding.code) for finding in checked.findings] == [
+        (str(tmp_path / f"set/{name}"), None, "skipped_file") for name in (".hidden.jsonl", "README.md")
+    ]
+
+
+def test_no_shard_is_lost_behind_a_link(write, tmp_path):
+    """A linked folder is read, once even when it leads back; a link to nothing is an error."""
+    write("elsewhere/b.jsonl", [SECOND])
+    write("set/a.jsonl", [ROW])
+    (tmp_path / "set/more").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "set/again").symlink_to(tmp_path / "set")
+    assert check(tmp_path / "set", minimum_rows=0).good == 2
+
+    (tmp_path / "set/c.jsonl").symlink_to(tmp_path / "gone.jsonl")
+    checked = check(tmp_path / "set", minimum_rows=0)
     [finding] = checked.findings
-    assert (finding.file, finding.line, finding.code) == (str(tmp_path / "set/README.md"), None, "skipped_file")
+    assert (finding.file, finding.code, finding.line) == (str(tmp_path / "set/c.jsonl"), "unreadable_file", None)
+    assert checked.good == 2
+
+
+def test_no_shard_is_lost_in_a_folder_that_cannot_be_listed(write, tmp_path, monkeypatch):
+    """Such a folder is an error like an unreadable file; when nothing can be listed, the path is refused."""
+    write("set/a.jsonl", [ROW])
+    write("set/closed/b.jsonl", [SECOND])
+    really = os.scandir
+
+    def scandir(path):
+        if str(path).endswith("closed"):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return really(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    checked = check(tmp_path / "set", minimum_rows=0)
+    [finding] = checked.findings
+    assert (finding.file, finding.level, finding.line) == (str(tmp_path / "set/closed"), "error", None)
+    assert finding.message == "cannot be listed: Permission denied"
+    assert [part.unreadable for part in checked.parts] == [1]
+
+    with pytest.raises(UsageError, match="cannot be listed: Permission denied"):
+        check(tmp_path / "set/closed")
+
+
+def test_a_path_that_may_not_be_reached_is_refused(write, monkeypatch):
+    """It may be there: nobody can tell."""
+
+    def stat(path, **_):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    path = write("a.jsonl", [ROW])
+    monkeypatch.setattr(Path, "stat", stat)
+    with pytest.raises(UsageError, match="cannot be reached: Permission denied"):
+        find_files(path)
+
+
+def test_what_datasets_caches_beside_a_saved_set_is_no_part_of_it(write, tmp_path):
+    """The state of a saved set names its files; others of the kind came of a `map` over it."""
+    write("set/data-0.arrow", arrow())
+    write("set/cache-12.arrow", arrow())
+    assert check(tmp_path / "set", minimum_rows=0).rows == 4
+
+    write("set/state.json", json.dumps({"_data_files": [{"filename": "data-0.arrow"}]}))
+    checked = check(tmp_path / "set", minimum_rows=0)
+    [finding] = checked.findings
+    assert (finding.file, finding.code) == (str(tmp_path / "set/cache-12.arrow"), "skipped_file")
+    assert checked.rows == 2
+
+
+@pytest.mark.parametrize(
+    ("names", "splits"),
+    [
+        (["train/a.jsonl", "test/a.jsonl"], "test, train"),
+        (["train.jsonl", "validation_sft.jsonl"], "train.jsonl, validation_sft.jsonl"),
+        (["train-0.jsonl", "train-1.jsonl"], None),
+        (["test-0.jsonl", "trainer.jsonl"], None),
+    ],
+)
+def test_a_folder_of_splits_is_said_to_hold_them(write, tmp_path, names, splits):
+    """Train and test in one folder are read as one, which would train on test: a warning."""
+    for name in names:
+        write(f"set/{name}", [ROW])
+    found = [finding for finding in check(tmp_path / "set", minimum_rows=0).findings if finding.code != "duplicate"]
+
+    what = [f"holds the splits {splits}, which are read as one"] if splits else []
+    assert [(finding.code, finding.message) for finding in found] == [("several_splits", one) for one in what]
+
+
+def test_a_pattern_names_the_folders_that_it_leaves_out(write, tmp_path):
+    """A folder that a pattern matches is not read, which is said; folders alone are refused."""
+    write("set/a.jsonl", [ROW])
+    write("set/more/b.jsonl", [SECOND])
+
+    [finding] = check(tmp_path / "set/*", minimum_rows=0).findings
+    assert (finding.file, finding.code) == (str(tmp_path / "set/more"), "skipped_file")
+    assert check(tmp_path / "set/**/*.jsonl", minimum_rows=0).findings == []
+    with pytest.raises(UsageError, match=r"matches folders only"):
+        check(tmp_path / "s*")
+
+
+def test_a_text_file_that_begins_with_columns_is_a_table(write):
+    """Spreadsheets write "Unicode text" as UTF-16 with tabs under .txt; other text is JSON, or broken."""
+    table = CSV.replace(",", "\t")
+
+    assert check(write("a.txt", table.encode("utf-16")), minimum_rows=0).good == 2
+    assert check(write("b.txt", CSV), minimum_rows=0).good == 2
+    assert check(write("c.txt", LINES), minimum_rows=0).good == 2
+
+
+@pytest.mark.timeout(20)
+def test_a_pipe_is_an_error_and_nobody_waits(tmp_path):
+    """A pipe can be read only once."""
+    os.mkfifo(tmp_path / "a.jsonl")
+
+    [finding] = check(tmp_path / "a.jsonl").findings
+    assert finding.message == "is no regular file, and is read more than once"
 
 
 def test_a_glob_is_its_matches_and_an_odd_name_is_a_name(write, tmp_path):
@@ -167,6 +291,10 @@ UNREADABLE = {
     "text under .arrow": ("a.arrow", LINES.encode(), "is no arrow file"),
     "damaged parquet": ("a.parquet", b"PAR1" + b"\0" * 64, "damaged parquet"),
     "damaged stream": ("a.arrow", b"\xff\xff\xff\xff" + b"\x01" * 64, "damaged Arrow"),
+    "a pointer": ("a.jsonl", b"version https://git-lfs.github.com/spec/v1\noid sha256:1\n", "pointer of Git LFS"),
+    "packed twice": ("a.jsonl.gz", gzip.compress(gzip.compress(LINES.encode())), "gzip twice"),
+    "packed otherwise": ("a.jsonl", b"\x28\xb5\x2f\xfd" + b"\1" * 64, "packed with zstd"),
+    "a database": ("a.json", b"SQLite format 3\0" + b"\0" * 64, "SQLite"),
     "workbook": ("a.csv", b"PK\x03\x04" + b"\0" * 64, "Excel"),
     "unknown suffix": ("a.docx", b"hello", "'.docx' is not one"),
     "utf-16 without a mark": ("a.jsonl", LINES.encode("utf-16-le"), "without its mark"),

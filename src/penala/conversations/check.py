@@ -53,7 +53,7 @@ class Part:
     good: int = 0
     bad: Counter[str] = field(default_factory=Counter)
     keys: "array[int]" = field(default_factory=lambda: array("Q"))  # of the good rows: the same for the same words
-    unreadable: int = 0  # files that cannot be read at all
+    unreadable: int = 0  # files and folders that cannot be read at all
 
 
 @dataclass(slots=True)
@@ -141,10 +141,11 @@ def check(
     listed = [paths] if isinstance(paths, str | Path) else paths
     found = [(str(path), find_files(path)) for path in listed]
     checker = _Checker(schema, names, each)
-    for path, (files, skipped) in found:
+    for path, (files, said) in found:
         checker.begin(path)
-        for file in skipped:
-            checker.say(str(file), None, Fault("skipped_file", "", "is not a data file"))
+        for place, fault in said:
+            checker.say(str(place), None, fault)
+            checker.part.unreadable += fault.code == "unreadable_file"
         for file in files:
             checker.read(file)
         if checker.part.good < minimum_rows and not checker.part.unreadable:

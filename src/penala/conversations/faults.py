@@ -44,7 +44,10 @@ _LIST = "write messages as a list of {role, content} objects"
 CODES: dict[str, Code] = {
     # the file
     **_errors(unreadable_file="write the file again"),
-    **_warnings(too_few_rows="training needs at least 10 good rows"),
+    **_warnings(
+        too_few_rows="training needs at least 10 good rows",
+        several_splits="name the file or folder of one split",
+    ),
     **_notes(
         no_header="add a first line with the column names if this is wrong",
         beside_data="move rows that are missing into that list",

@@ -6,12 +6,16 @@ import functools
 import glob
 import gzip
 import io
+import json
+import os
+import re
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, cast
 
 from penala.conversations import mltable
+from penala.conversations.faults import Fault
 from penala.conversations.json_text import is_blank, json_pieces, line_blocks, unix_lines
 from penala.conversations.records import Record, Unreadable
 from penala.conversations.tables import arrow_records, delimited_records, parquet_records
@@ -24,9 +28,27 @@ SUFFIXES = JSON_SUFFIXES + TABLE_SUFFIXES + ARROW_SUFFIXES
 DATA_FILES = f"data files end in {', '.join(SUFFIXES)} (or .gz)"
 # written beside the shards by datasets.save_to_disk and by hub downloads; they are about the data
 ABOUT_DATA = {"dataset_info.json", "dataset_dict.json", "state.json", "dataset_infos.json"}
+_NO_DATA = ABOUT_DATA | {mltable.FILE}
+_OWN_NOTES = ".download.json"  # of `penala data download`
+_HELD_OUT = {"test", "validation", "valid", "val", "dev", "eval"}
 BLOCK_BYTES = 1 << 16  # malloc gives and takes larger ones page by page
 _HEAD_BYTES = 64
+_LINE_BYTES = 1 << 12  # of a line of column names
 _GZIP = b"\x1f\x8b"
+_LFS = b"version https://git-lfs.github.com/"
+_OTHERS = (  # what such a file is, and how to make one of it that we read
+    (b"PK\x03\x04", "a zip archive or an Excel workbook", "unpack it, or save it as CSV in UTF-8"),
+    (b"\xd0\xcf\x11\xe0", "an old Excel or Word document", "save it as CSV in UTF-8"),
+    (b"%PDF", "a PDF document", "write its conversations as JSON lines"),
+    (b"\x89PNG", "a picture", "write its conversations as JSON lines"),
+    (b"\xff\xd8\xff", "a picture", "write its conversations as JSON lines"),
+    (b"SQLite format 3\0", "an SQLite database", "export its rows as JSON lines"),
+    (b"\x28\xb5\x2f\xfd", "packed with zstd", "unpack it, or pack it with gzip"),
+    (b"\xfd7zXZ\0", "packed with xz", "unpack it, or pack it with gzip"),
+    (b"BZh", "packed with bzip2", "unpack it, or pack it with gzip"),
+    (_GZIP, "packed with gzip twice", "unpack it once"),
+    (_LFS, "a pointer of Git LFS: the data itself was not fetched", "run `git lfs pull`"),
+)
 _MARKS = (  # longer marks first: UTF-32's starts like UTF-16's
     (codecs.BOM_UTF32_LE, "utf-32"),
     (codecs.BOM_UTF32_BE, "utf-32"),
@@ -37,41 +59,111 @@ _MARKS = (  # longer marks first: UTF-32's starts like UTF-16's
 
 
 class Found(NamedTuple):
-    """The data files that a path means, and the files of its folder that were passed over."""
+    """The data files that a path means, and what is to be said of other files that lie there, or of the whole."""
 
     files: list[Path]
-    skipped: list[Path]
+    said: list[tuple[Path, Fault]]
 
 
 def find_files(path: str | Path) -> Found:
     """Return the files that a file, a folder of shards, an MLTable or a glob means; raise UsageError for none."""
     text, here = str(path), Path(path)
-    if (here / mltable.FILE).is_file():
-        return Found(mltable.mltable_files(here), [])
-    if here.is_dir():
-        return _shards(here)
-    if here.exists():
-        return Found([here], [])
-    matches = [Path(match) for match in sorted(glob.glob(text, recursive=True)) if Path(match).is_file()]
-    if not matches:
-        raise UsageError("no such file or folder", where=text, fix="check the path")
-    return Found(matches, [])
+    table = here if here.name == mltable.FILE else here / mltable.FILE
+    if os.path.isfile(table):
+        return _together([_folder_or_file(named) for named in mltable.mltable_paths(table.parent)])
+    try:
+        here.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return _matches(text)
+    except OSError as error:
+        raise UsageError(f"cannot be reached: {error.strerror}", where=text, fix="check its permissions") from None
+    found = _folder_or_file(here)
+    if here.is_dir() and (splits := _splits_of(here, found.files)):
+        what = f"holds the splits {', '.join(splits)}, which are read as one"
+        found.said.append((here, Fault("several_splits", "", what)))
+    return found
+
+
+def _folder_or_file(path: Path) -> Found:
+    return _shards(path) if path.is_dir() else Found([path], [])
+
+
+def _together(found: list[Found]) -> Found:
+    return Found([file for one in found for file in one.files], [said for one in found for said in one.said])
+
+
+def _matches(pattern: str) -> Found:
+    files, folders = [], []
+    for match in sorted(glob.glob(pattern, recursive=True)):
+        (folders if os.path.isdir(match) else files).append(Path(match))
+    if not files:
+        if folders:
+            raise UsageError("matches folders only", where=pattern, fix=f"name one, or write {pattern.rstrip('/')}/*")
+        raise UsageError("no such file or folder", where=pattern, fix="check the path")
+    what, fix = "is a folder, and a pattern takes files only", "name the folder itself, or its files"
+    of_files = [] if "**" in pattern else [(path, Fault("skipped_file", "", what, fix)) for path in folders]
+    return Found(files, of_files)
 
 
 def _shards(folder: Path) -> Found:
+    closed: list[OSError] = []
     files: list[Path] = []
-    skipped: list[Path] = []
-    for path in sorted(folder.rglob("*")):
-        hidden = any(part.startswith((".", "_")) for part in path.relative_to(folder).parts)
-        if path.is_file() and not hidden and path.name not in ABOUT_DATA:
-            (files if _suffix(path) in SUFFIXES else skipped).append(path)
+    said: list[tuple[Path, Fault]] = []
+    for path in sorted(_files_below(folder, closed.append)):
+        is_data = _suffix(path) in SUFFIXES
+        if path.name in _NO_DATA or path.name.endswith(_OWN_NOTES):
+            continue
+        if any(part.startswith((".", "_")) for part in path.relative_to(folder).parts):
+            if is_data:
+                fix = "rename it if it belongs to the data"
+                said.append((path, Fault("skipped_file", "", "is hidden by its name", fix)))
+        elif not is_data:
+            said.append((path, Fault("skipped_file", "", "is not a data file")))
+        elif path.suffix == ".arrow" and not _is_saved(path):
+            said.append((path, Fault("skipped_file", "", "is a cache of datasets, no part of the saved set")))
+        else:
+            files.append(path)
+    for error in closed:
+        what = f"cannot be listed: {error.strerror}"
+        said.append((Path(error.filename), Fault("unreadable_file", "", what, "check the folder's permissions")))
     if not files:
-        raise UsageError("the folder holds no data file", where=str(folder), fix=DATA_FILES)
-    return Found(files, skipped)
+        what = said[-1][1].message if closed else "the folder holds no data file"
+        raise UsageError(what, where=str(closed[0].filename if closed else folder), fix=DATA_FILES)
+    return Found(files, said)
+
+
+def _files_below(folder: Path, refused: Callable[[OSError], None]) -> Iterator[Path]:
+    """Yield what lies in a folder and in those below, through links too, each folder once."""
+    seen: set[str] = set()
+    for root, folders, names in os.walk(folder, onerror=refused, followlinks=True):
+        if (real := os.path.realpath(root)) in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        yield from (Path(root, name) for name in names)
+
+
+def _is_saved(path: Path) -> bool:
+    """Tell whether an Arrow file is one of those that datasets.save_to_disk wrote, where it wrote any."""
+    try:
+        state = json.loads((path.parent / "state.json").read_bytes())
+        return path.name in {file["filename"] for file in state["_data_files"]}
+    except (OSError, ValueError, KeyError, TypeError):
+        return True
+
+
+def _splits_of(folder: Path, files: list[Path]) -> list[str]:
+    """Return the splits that a folder's files or folders are named after, when train is one of several."""
+    names = dict.fromkeys(path.relative_to(folder).parts[0] for path in files)
+    words = {name: re.split(r"[^a-z]", name.lower())[0] for name in names}
+    found = set(words.values())
+    if "train" not in found or not found & _HELD_OUT:
+        return []
+    return [name for name in names if words[name] in _HELD_OUT | {"train"}]
 
 
 def _suffix(path: Path) -> str:
-    return (path.with_suffix("") if path.suffix == ".gz" else path).suffix.lower()
+    return (path.with_suffix("") if path.suffix.lower() == ".gz" else path).suffix.lower()
 
 
 def read_records(path: Path, known_columns: frozenset[str]) -> Iterator[Record]:
@@ -134,19 +226,30 @@ def _pieces(stream: BinaryIO, suffix: str, known_columns: frozenset[str]) -> Ite
         return parquet_records(stream)
     if head.startswith(b"ARROW1") or (head.startswith(b"\xff\xff\xff\xff") and suffix == ".arrow"):
         return arrow_records(stream, is_file=head.startswith(b"ARROW1"))
-    if head.startswith(b"PK\x03\x04"):
-        raise Unreadable("is a zip archive or an Excel workbook", "unpack it, or save it as CSV in UTF-8")
+    for mark, what, fix in _OTHERS:
+        if head.startswith(mark):
+            raise Unreadable(f"is {what}", fix)
     if suffix in ARROW_SUFFIXES:
         raise Unreadable(f"is no {suffix[1:]} file: it starts with {head[:12]!r}", "give it the suffix of what it is")
     if suffix not in SUFFIXES:
         raise Unreadable(f"the suffix '{suffix}' is not one that we read", DATA_FILES)
     encoding = _encoding(head)
-    if suffix in TABLE_SUFFIXES:
-        return _table(stream, encoding, "\t" if suffix == ".tsv" else ",", known_columns)
+    if suffix in TABLE_SUFFIXES or (suffix == ".txt" and _is_table(stream, encoding, known_columns)):
+        return _table(stream, encoding, "," if suffix == ".csv" else "\t", known_columns)
     return json_pieces(functools.partial(_utf8_blocks, stream, encoding))
 
 
+def _is_table(stream: BinaryIO, encoding: str, known_columns: frozenset[str]) -> bool:
+    """Tell whether a text file begins with the names of columns, as spreadsheets and MLTables write them."""
+    start = codecs.getincrementaldecoder(encoding)("replace").decode(stream.read(_LINE_BYTES))
+    stream.seek(0)
+    words = [word.strip(' "') for word in re.split(r"[,;\t|]", start.lstrip().partition("\n")[0].strip("\r"))]
+    return not known_columns.isdisjoint(words)
+
+
 def _opened(path: Path) -> BinaryIO:
+    if path.exists() and not path.is_file():
+        raise Unreadable("is no regular file, and is read more than once", "write what comes from it to a file first")
     with path.open("rb") as raw:
         is_packed = raw.read(len(_GZIP)) == _GZIP
     if not is_packed:

@@ -1,5 +1,7 @@
-"""MLTable folders: which files the table names. Steps that would change rows are refused by name."""
+"""MLTable folders: which files and folders the table names. Steps that would change rows are refused by name."""
 
+import glob
+import os
 from pathlib import Path
 from typing import Any
 
@@ -24,26 +26,31 @@ READERS: dict[str, dict[str, tuple[Any, ...]]] = {
     },
     "read_parquet": {"include_path_column": (False,)},
 }
+_HINT = "check the path: it starts at the folder of the table"
 
 
-def mltable_files(folder: Path) -> list[Path]:
-    """Return the files that an MLTable names; raise UsageError for what we would not do as it says."""
+def mltable_paths(folder: Path) -> list[Path]:
+    """Return the files and folders that an MLTable names; raise UsageError for what we would not do as it says."""
     where = str(folder / FILE)
     try:
         table = yaml.safe_load((folder / FILE).read_text(encoding="utf-8"))
     except (OSError, UnicodeError, yaml.YAMLError) as error:
-        raise UsageError(f"is no MLTable: {error}", where=where, fix="see Azure ML's MLTable schema") from error
+        why = " ".join(str(error).split())
+        raise UsageError(f"is no MLTable: {why}", where=where, fix="see Azure ML's MLTable schema") from error
     if not isinstance(table, dict) or not isinstance(table.get("paths"), list) or not table["paths"]:
         raise UsageError("names no paths", where=where, fix="add `paths: [{file: ./train.jsonl}]`")
-    for step in table.get("transformations") or []:
+    steps = table.get("transformations") or []
+    for step in steps if isinstance(steps, list) else [steps]:
         _check_step(step, where)
-    return [file for path in table["paths"] for file in _files(folder, path, where)]
+    return [found for path in table["paths"] for found in _found(folder, path, where)]
 
 
 def _check_step(step: Any, where: str) -> None:
-    name, options = next(iter(step.items())) if isinstance(step, dict) and step else (step, None)
-    if name not in READERS:
+    name, options = next(iter(step.items())) if isinstance(step, dict) and len(step) == 1 else (step, None)
+    if not isinstance(name, str) or name not in READERS:
         raise UsageError(f"the step {name!r} is not supported", where=where, fix=f"use one of {', '.join(READERS)}")
+    if not isinstance(options, dict | None):
+        raise UsageError(f"the options of {name} are {options!r}", where=where, fix="write them as `option: value`")
     for option, value in (options or {}).items():
         allowed = READERS[name].get(option, ())
         if value not in allowed:
@@ -51,14 +58,18 @@ def _check_step(step: Any, where: str) -> None:
             raise UsageError(f"{name} with {option}: {value!r} is not supported", where=where, fix=fix)
 
 
-def _files(folder: Path, path: Any, where: str) -> list[Path]:
+def _found(folder: Path, path: Any, where: str) -> list[Path]:
     kind, text = next(iter(path.items())) if isinstance(path, dict) and len(path) == 1 else (None, None)
     if kind not in ("file", "folder", "pattern") or not isinstance(text, str):
         raise UsageError(f"{path!r} is no path", where=where, fix="write {file: ...}, {folder: ...} or {pattern: ...}")
-    if "://" in text:
+    if "://" in text or text.startswith("azureml:"):
         raise UsageError(f"{text} lies elsewhere", where=where, fix="download it and name the local file")
-    pattern = f"{text.rstrip('/')}/*" if kind == "folder" else text
-    files = sorted(found for found in folder.glob(pattern.removeprefix("./")) if found.is_file())
-    if not files:
-        raise UsageError(f"{text} matches no file", where=where, fix="check the path: it starts at the folder")
-    return files
+    if kind == "pattern":
+        matches = sorted(glob.glob(os.path.join(glob.escape(str(folder)), text), recursive=True))
+        found = [Path(os.path.normpath(match)) for match in matches if os.path.isfile(match)]
+    else:
+        place = folder / text
+        found = [place] if (place.is_dir() if kind == "folder" else place.is_file()) else []
+    if not found:
+        raise UsageError(f"{text} matches no {'folder' if kind == 'folder' else 'file'}", where=where, fix=_HINT)
+    return found
