@@ -42,7 +42,8 @@ def test_it_has_the_operations_of_the_sdk_s_client():
     for group in ours:
         theirs = getattr(MLClient, group).fget.__annotations__["return"]
         for name in dir(getattr(LocalMLClient(path="nowhere"), group)):
-            assert name.startswith("_") or hasattr(theirs, name), f"{group}.{name}"
+            known = name.startswith("_") or hasattr(theirs, name)
+            assert known or f"{group}.{name}" == "jobs.update", f"{group}.{name}"  # which 1.27 has not yet
 
 
 def test_nothing_is_made_before_it_is_used(tmp_path):
