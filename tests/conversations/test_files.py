@@ -314,6 +314,16 @@ def test_a_file_that_cannot_be_read_is_one_finding(write, name, data, message):
     assert checked.rows == 0
 
 
+def test_a_damaged_page_of_a_parquet_file_is_damage(write):
+    """What its reader says is no matter of permissions."""
+    data = bytearray(parquet_bytes(pa.Table.from_pylist([ROW, SECOND] * 20), compression="snappy"))
+    data[40:80] = b"x" * 40
+
+    [finding] = check(write("a.parquet", bytes(data)), minimum_rows=0).findings
+    assert finding.code == "unreadable_file"
+    assert "is a damaged parquet file" in finding.message
+
+
 def test_an_unreadable_file_beside_a_good_one_hides_nothing(write):
     """The other paths are read all the same."""
     checked = check([write("bad.parquet", b"nothing"), write("good.jsonl", [ROW])], minimum_rows=0)
@@ -419,6 +429,49 @@ def test_tables_say_which_rows_do_not_fit(codes):
         7: ["very_long"],
         8: ["broken_csv"],
     }
+
+
+def test_what_spreadsheets_add_is_no_data(write):
+    """A first line that names the separator, and columns without a name or a value, are passed over."""
+    told = "sep=;\r\n" + CSV.replace(",", ";", 1).replace("?,", "?;").replace("\n", "\r\n")
+    empty = "prompt,completion,,\nTeh tarik?,RM 2.50,,\n"
+    index = ",prompt,completion\n0,Teh tarik?,RM 2.50\n"
+    other = "prompt;completion;notes, ideas, and more\nTeh tarik?;RM 2.50;none\n"
+
+    for text in (told, empty, index, other):
+        checked = check(write("a.csv", text), minimum_rows=0)
+        assert checked.findings == []
+        assert checked.conversations[0].messages[0].content == "Teh tarik?"
+    assert check(write("a.csv", told), minimum_rows=0).conversations[1].line == 4
+
+
+def test_a_value_in_a_column_without_a_name_is_an_error(codes):
+    """Nobody can tell what it is; it is not dropped in silence."""
+    assert codes("a.csv", "prompt,completion,\na,b,\nc,d,stray\n") == {3: ["ragged"]}
+
+
+def test_an_open_quote_says_what_it_takes(write):
+    """All lines to the end of the file belong to that field: they are counted."""
+    [finding] = check(write("a.csv", 'prompt,completion\na,"b\nc,d\ne,f\n'), minimum_rows=0).findings
+
+    assert (finding.line, finding.code) == (2, "broken_csv")
+    assert "takes the 2 lines after this one" in finding.message
+
+
+def test_types_of_other_programs_are_read(write):
+    """Parquet maps are objects, and a time that Python has no type for is no reason to stop."""
+    messages = [[[("role", m["role"]), ("content", m["content"])] for m in ROW["messages"]]]
+    columns = {
+        "messages": pa.array(messages, pa.list_(pa.map_(pa.string(), pa.string()))),
+        "when": pa.array([-(10**15)], pa.timestamp("s")),
+    }
+    checked = check(write("a.parquet", parquet_bytes(pa.table(columns))), minimum_rows=0)
+    assert checked.findings == []
+    assert turns(checked.conversations[0]) == turns(check(write("a.jsonl", [ROW])).conversations[0])
+
+    twice = pa.array([[[("role", "user"), ("role", "assistant")]]], pa.list_(pa.map_(pa.string(), pa.string())))
+    [finding] = check(write("b.parquet", parquet_bytes(pa.table({"messages": twice}))), minimum_rows=0).findings
+    assert finding.code == "messages_nested"
 
 
 def test_two_unnamed_columns_are_pairs_and_said_so(codes, write):
