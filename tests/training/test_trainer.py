@@ -320,7 +320,7 @@ def test_evaluation_comes_when_it_is_due(prepared, chat_model, tmp_path, changes
 
 
 def test_metrics_come_by_logging_steps_and_average_what_lies_between(prepared, chat_model, tmp_path):
-    """Loss, learning rate and gradient norm at 6, 12 and the last step; the rate is the one that was used."""
+    """At 6, 12 and the last step; the rate is the one that was used. Notebooks know the training run by its epoch."""
     events: list[dict] = []
     settings = FinetuneSettings.from_inputs({**_inputs(SETTINGS), "logging_steps": 6})
     train(prepared, chat_model, tmp_path / "out", settings, events.append)
@@ -328,7 +328,8 @@ def test_metrics_come_by_logging_steps_and_average_what_lies_between(prepared, c
     logged = {event["step"]: event["value"] for event in events if event.get("name") == "learning_rate"}
     assert logged == pytest.approx({6: 0.02 * 10 / 15, 12: 0.02 * 4 / 15, 15: 0.02 * 1 / 15})
     names = [event["name"] for event in events if event["event"] == "metric" and event["name"] != "eval_loss"]
-    assert names == ["loss", "learning_rate", "grad_norm"] * 3
+    assert names == ["loss", "learning_rate", "grad_norm", "epoch"] * 3
+    assert [event["value"] for event in events if event.get("name") == "epoch"] == pytest.approx([1.2, 2.4, 3])
 
 
 def test_a_gradient_that_is_no_number_spoils_no_checkpoint(prepared, chat_model, tmp_path, monkeypatch):

@@ -294,7 +294,8 @@ class Run:
         if (logs_now or step == self.total) and progress.logged_targets:
             loss = progress.logged_nats / progress.logged_targets
             progress.logged_nats, progress.logged_targets = 0.0, 0
-            for name, value in (("loss", loss), ("learning_rate", rate), ("grad_norm", norm)):
+            metrics = {"loss": loss, "learning_rate": rate, "grad_norm": norm, "epoch": step / self.per_epoch}
+            for name, value in metrics.items():
                 self.report({"event": "metric", "name": name, "value": value, "step": step})
 
     def _report_progress(self, rate: float, *, at_once: bool = False) -> None:
