@@ -62,19 +62,26 @@ def test_report_gives_machines_every_figure(data):
         (["report", "train.jsonl", "--out", "nowhere/r.html"], "nowhere/r.html: cannot be written: No such file"),
         (["report", "train.jsonl", "--out", "."], ".: cannot be written: Is a directory"),
         (["report", "train.jsonl", "--column", "x"], "is not OURS=THEIRS"),
+        (["check", "train.jsonl", "--column", "output=a", "--column", "output=b"], "--column output: is a and b"),
+        (["check", "train.jsonl", "--column", "output=a", "--column", "input=a"], "'a' is named as output and input"),
+        (["check", "train.jsonl", "--out", "train.jsonl"], "train.jsonl: is the data itself"),
+        (["report", "train.jsonl", "--out", "./train.jsonl"], "train.jsonl: is the data itself"),
+        (["tokens", "train.jsonl", "--model", "MODEL", "--html", "train.jsonl"], "train.jsonl: is the data itself"),
         (["show", "train.jsonl", "--row", "14"], "there is no record 14; it has 13"),
         (["tokens", "train.jsonl", "--row", "13", "--model", "MODEL"], "data show train.jsonl --row 13` says what"),
         (["tokens", "train.jsonl", "--model", "MODEL", "--html", "no/t.html"], "no/t.html: cannot be written"),
     ],
 )
 def test_a_mistake_costs_one_line_and_leaves_nothing(data, chat_model, argv, message):
-    """Exit code 2, no traceback, no file."""
+    """Exit code 2, no traceback, no file, and the data is as it was."""
+    before = data.read_bytes()
     done = penala(*[chat_model if word == "MODEL" else word for word in argv], cwd=data.parent)
 
     assert done.returncode == 2
     assert message in done.stderr
     assert "Traceback" not in done.stderr
     assert list(data.parent.iterdir()) == [data]
+    assert data.read_bytes() == before
 
 
 def test_show_prints_plain_rows_to_a_pipe(data):

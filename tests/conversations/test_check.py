@@ -88,6 +88,10 @@ BAD_ROWS = [
     ("content_object", "messages[1].content[0]", reply([None])),
     ("list_of_strings", "messages[1].content[0]", reply(["hi"])),
     ("image_part", "messages[1].content[0]", reply([{"type": "image_url"}])),
+    ("bad_tools", "messages[1].tool_calls[0]", said(USER, {**CALL, "tool_calls": [{"id": "1"}]}, ANSWER, REPLY)),
+    ("bad_tools", "messages[1].tool_calls[0].function", said(USER, {**CALL, "tool_calls": [{"function": {}}]}, ANSWER)),
+    ("bad_weight", "messages[1].weight", said(USER, {**REPLY, "weight": 0.5})),
+    ("bad_weight", "messages[1].weight", said(USER, {**REPLY, "weight": "1"})),
     ("bad_tools", "tools", said(USER, REPLY, tools={"name": "price"})),
     ("bad_tools", "messages[1].tool_calls", said(USER, {**REPLY, "tool_calls": "price"})),
     ("no_user", "", said(SYSTEM, REPLY)),
@@ -105,6 +109,11 @@ ODD_ROWS = [
     ("system_in_middle", "messages[2]", said(USER, REPLY, SYSTEM, USER, REPLY)),
     ("system_last", "messages[2]", said(USER, REPLY, SYSTEM)),
     ("two_systems", "messages[1]", said(SYSTEM, SYSTEM, USER, REPLY)),
+    (
+        "bad_arguments",
+        "messages[1].tool_calls[0].arguments",
+        said(USER, {**CALL, "tool_calls": [{"name": "price", "arguments": "{item: kopi}"}]}, ANSWER, REPLY),
+    ),
     ("tool_without_call", "messages[1]", said(USER, ANSWER, REPLY)),
     ("role_case", "messages[0].role", said({**USER, "role": "User"}, REPLY)),
     ("role_spaces", "messages[0].role", said({**USER, "role": " user"}, REPLY)),
@@ -263,6 +272,18 @@ def test_keys_that_no_template_renders_are_counted_once_a_file(write):
         (None, "note", "unrendered_keys", "thinking"),
     ]
     assert "'name', which stands in 1 message of 1 row (line 1)" in checked.findings[0].message
+
+
+def test_columns_that_speak_and_are_not_read_are_named(write, rows):
+    """A system prompt beside the messages, or a verdict on the reply, never reaches the model: a note of the file."""
+    beside = [{**row, "system": "Be brief.", "id": 7, "label": False, "history": []} for row in rows(12)]
+    checked = check(write("a.jsonl", beside))
+
+    [finding] = checked.findings
+    assert (finding.line, finding.level, finding.code) == (None, "note", "unread_columns")
+    assert finding.message == "rows are read without 'system', 'label', which stands beside what is trained"
+    pairs = [{"instruction": f"Say {n}", "input": "twice", "output": f"{n} {n}", "system": "s"} for n in range(12)]
+    assert check(write("b.jsonl", pairs)).findings == []
 
 
 def test_fewer_than_ten_good_rows_are_a_warning_of_each_path(write, rows):

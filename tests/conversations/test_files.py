@@ -480,7 +480,7 @@ def test_two_unnamed_columns_are_pairs_and_said_so(codes, write):
 
     assert codes("pairs.csv", pairs) == {None: ["no_header"]}
     assert check(write("pairs.csv", pairs)).good == 2
-    assert codes("named.csv", "question,answer\nHi there,Hello\n") == {2: ["no_messages"]}
+    assert codes("named.csv", "question,answer\nHi there,Hello\n") == {2: ["missing_column"]}
     assert (
         codes("named.csv", "question,answer\nHi,Hello\n", columns={"prompt": "question", "completion": "answer"}) == {}
     )

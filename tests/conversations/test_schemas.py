@@ -1,6 +1,7 @@
 """The shapes that rows come in, how a file's shape is found, and columns by other names."""
 
 import json
+import re
 
 import pytest
 
@@ -134,8 +135,59 @@ def test_a_column_that_is_nearly_ours_gets_a_hint(write):
     first, second, *_ = check(write("a.jsonl", rows)).findings
 
     assert "has no 'output', only 'input', 'instruction', 'response'" in first.message
-    assert "--column output=THEIRS" in first.fix
+    assert "--column output=response" in first.fix
     assert "--column messages=Messages" in second.fix
+
+
+FROM_VALUE = [{"from": "human", "value": "Kopi?"}, {"from": "gpt", "value": "RM 2."}]
+ROLE_CONTENT = [{"role": "user", "content": "Kopi?"}, {"role": "assistant", "content": "RM 2."}]
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"question": "Kopi?", "answer": "RM 2."},
+        {"Prompt": "Kopi?", "Completion": "RM 2."},
+        {"instruction": "Kopi?", "response": "RM 2."},
+        {"prompt": "Kopi?", "response": "RM 2."},
+        {"items": FROM_VALUE},
+        {"dialog": ROLE_CONTENT},
+        {"conversations": ROLE_CONTENT},
+        {"messages": FROM_VALUE},
+    ],
+    ids=str,
+)
+def test_the_fix_for_other_names_reads_the_row(write, row):
+    """Whoever types the options that the finding names has a good row."""
+    path = write("a.jsonl", [row])
+    fix = check(path).findings[0].fix
+    columns = dict(re.findall(r"--column (\w+)=(\w+)", fix))
+
+    assert "THEIRS" not in fix
+    assert read(path, columns=columns) == [("user", "Kopi?"), ("assistant", "RM 2.")]
+
+
+def test_a_named_column_is_the_one_that_is_read(write):
+    """A column that has our name already gives way, wherever it stands in the row."""
+    for row in ({"response": "right", "output": "wrong"}, {"output": "wrong", "response": "right"}):
+        path = write("a.jsonl", [{"instruction": "Say it", **row}])
+        assert read(path, columns={"output": "response"}) == [("user", "Say it"), ("assistant", "right")]
+
+
+def test_a_list_of_rows_under_another_key_is_named(write):
+    """A file that holds {"train": [...]} is one row that says how to write it."""
+    [finding] = check(write("a.json", json.dumps({"train": [MESSAGES]})), minimum_rows=0).findings
+
+    assert (finding.path, finding.message) == ("train", "is a list of rows")
+
+
+@pytest.mark.parametrize("value", [0, False, 7, {}])
+def test_an_input_that_is_no_text_is_not_left_out(codes, value):
+    """Null and "" are no input; a number is one, though written wrongly."""
+    [found] = codes("a.jsonl", [{**ALPACA, "input": value}]).values()
+
+    assert found[0] in ("content_number", "content_boolean", "content_object")
+    assert codes("a.jsonl", [{**ALPACA, "input": None}, {**ALPACA, "input": ""}]) == {2: ["duplicate"]}
 
 
 def test_what_nobody_consumed_stays_a_column(write):

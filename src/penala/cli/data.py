@@ -53,6 +53,7 @@ def check(paths: tuple[str, ...], schema: str, columns: tuple[str, ...], out: Pa
     """Check every conversation in PATH...; exit 1 when a row has an error, e.g. penala data check train.jsonl"""
     from penala.workspace.data import check_data
 
+    _keep(paths, out)
     checked = check_data(list(paths), schema, _pairs(columns), out)
     if as_json:
         _put(json.dumps(checked.as_dict(), indent=2, ensure_ascii=False))
@@ -63,8 +64,17 @@ def check(paths: tuple[str, ...], schema: str, columns: tuple[str, ...], out: Pa
     sys.exit(1 if any(finding.level == "error" for finding in checked.findings) else 0)
 
 
+def _keep(paths: Iterable[str | Path], out: Path | None) -> None:
+    """Raise UsageError when writing `out` would overwrite the data."""
+    if out is not None and any(Path(path).is_file() and out.exists() and out.samefile(path) for path in paths):
+        raise UsageError("is the data itself", where=str(out), fix="name another file to write to")
+
+
 def _pairs(columns: tuple[str, ...]) -> dict[str, str]:
-    pairs = dict(column.partition("=")[::2] for column in columns)
+    pairs: dict[str, str] = {}
+    for ours, _, theirs in (column.partition("=") for column in columns):
+        if pairs.setdefault(ours, theirs) != theirs:
+            raise UsageError(f"is {pairs[ours]} and {theirs}", where=f"--column {ours}", fix="say it once")
     if wrong := [column for column in columns if "=" not in column]:
         raise UsageError("is not OURS=THEIRS", where=f"--column {wrong[0]}", fix="for example --column output=response")
     return pairs
@@ -88,6 +98,7 @@ def report(workspace: str | None, /, paths: tuple[str, ...], out: Path | None, a
     from penala.workspace.data import report_data, report_text
 
     options["columns"] = _pairs(options["columns"])
+    _keep(paths, out)
     figures = report_data(list(paths), workspace=workspace, page=out, progress=_progress(), **options)
     _put(json.dumps(figures, indent=2, ensure_ascii=False) if as_json else report_text(figures))
     if out is not None:
@@ -168,6 +179,7 @@ def tokens(workspace: str | None, /, path: Path, row: int, model: str, as_json: 
     from penala.workspace.data import row_tokens
 
     options["columns"] = _pairs(options["columns"])
+    _keep([path], options["page"])
     view = row_tokens(path, row, model, workspace, **options)
     if as_json:
         print(json.dumps(view, ensure_ascii=False))

@@ -21,7 +21,7 @@ from penala.conversations.files import find_files, read_pieces, readable, record
 from penala.conversations.json_text import unix_lines
 from penala.conversations.judge import Judge, Verdict, Verdicts
 from penala.conversations.records import Record, Unreadable
-from penala.conversations.schemas import COLUMNS, Names, check_names, commonest_schema, renamed
+from penala.conversations.schemas import COLUMNS, Names, check_names, commonest_schema, renamed, unread_columns
 from penala.conversations.seen import Said, Seen
 from penala.errors import DataError
 
@@ -118,7 +118,7 @@ class Check:
             lines.append(f"... and {left.total()} more: {', '.join(f'{n} {code}' for code, n in left.items())}")
         read_as = Counter(self.schemas.values())
         lines += [f"{_count(count, 'file')} read as {schema}" for schema, count in read_as.items()]
-        lines.append(f"{self.rows} rows, {self.good} good, {self.bad} bad")
+        lines.append(f"{_count(self.rows, 'row')}, {self.good:,} good, {self.bad:,} bad")
         return "\n".join(lines)
 
 
@@ -272,6 +272,10 @@ class _Checker:
             schema = commonest_schema(rows) if self.schema == "auto" else self.schema
             judge = Judge(schema, self.names, list(rows[0]) if rows else [])
             self.files.append(_File(path, judge, known))
+            unread = dict.fromkeys(name for row in rows for name in unread_columns(row, schema))
+            if unread:
+                what = f"rows are read without {', '.join(map(repr, unread))}, which stands beside what is trained"
+                self.say(str(path), None, Fault("unread_columns", "", what))
             reader = _FileReader(self, self.files[-1])
             reader.read(first, pieces)
             reader.finish()
@@ -390,7 +394,7 @@ class _FileReader:
         for key, lines in sorted(self.unrendered.items()):
             rows = sorted(set(lines))
             count = f"{_count(len(lines), 'message')} of {_some(rows)}"
-            what = f"chat templates do not render the key {key!r}, which stands in {count}"
+            what = f"most chat templates do not render the key {key!r}, which stands in {count}"
             self.checker.say(self.name, None, Fault("unrendered_keys", key, what))
 
 

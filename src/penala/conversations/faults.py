@@ -54,7 +54,8 @@ CODES: dict[str, Code] = {
         skipped_file="move it out of the folder, or ignore this",
         mixed_schemas="most of a file's first 1,000 rows choose its schema: move the others to a file of their own",
         template_markers="they stay text and never act as markers; check that they belong there",
-        unrendered_keys="nothing of it reaches the model; put what matters into content",
+        unread_columns="put what matters into the messages; --column gives a column that is read another name",
+        unrendered_keys="where the template leaves it out, the model never sees it: `penala data tokens` shows",
     ),
     # the bytes and the JSON of a row
     **_errors(
@@ -115,6 +116,7 @@ CODES: dict[str, Code] = {
         system_in_middle="move it to the start; some templates refuse or drop it",
         system_last="move it to the start; nothing answers it",
         two_systems="join them into one; some templates keep the first only",
+        bad_arguments="write them with json.dumps: the model learns to write what stands there",
         tool_without_call="put the assistant's tool_calls before the tool's answer",
         role_case="write roles in small letters",
         role_spaces="write roles without spaces around them",
@@ -125,6 +127,7 @@ CODES: dict[str, Code] = {
         empty_assistant="write the reply, or delete the row",
         blank_assistant="write the reply, or delete the row",
         invisible_content="write the reply, or delete the row",
+        bad_weight="write 0 (not trained) or 1",
     ),
     **_warnings(
         empty_user="write what the user said, or delete the row",

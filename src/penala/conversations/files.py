@@ -93,7 +93,8 @@ def _together(found: list[Found]) -> Found:
 
 
 def _matches(pattern: str) -> Found:
-    files, folders = [], []
+    files: list[Path] = []
+    folders: list[Path] = []
     for match in sorted(glob.glob(pattern, recursive=True)):
         (folders if os.path.isdir(match) else files).append(Path(match))
     if not files:

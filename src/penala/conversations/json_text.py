@@ -191,7 +191,8 @@ def _list_under_data(text: str, start: int) -> tuple[int, list[str]] | None:
     """Return where the first row lies in {..., "data": [{...}, ...]}, and the keys before; None for something else."""
     if not text.startswith("{", start):
         return None
-    at, keys = start, []
+    at = start
+    keys: list[str] = []
     try:
         while text[at] in "{,":
             key, at = _WALK.raw_decode(text, _skip(text, at + 1))

@@ -57,11 +57,11 @@ def read_turn(
         turn.role = _read_role(item[role_key], turn.role_path, roles, faults)
         turn.written = str(item[role_key])
     else:
-        faults.append(Fault("missing_role", path, _has_no(role_key, item)))
+        faults.append(Fault("missing_role", path, _has_no(role_key, item), _other_keys(path, keys, item)))
     if content_key in item or "tool_calls" in extra:
         turn.content = read_content(item.get(content_key), turn.content_path, faults, calls="tool_calls" in extra)
     else:
-        faults.append(Fault("missing_content", path, _has_no(content_key, item)))
+        faults.append(Fault("missing_content", path, _has_no(content_key, item), _other_keys(path, keys, item)))
     return turn
 
 
@@ -79,6 +79,17 @@ def _has_no(key: str, item: dict[str, Any]) -> str:
     return f"has no {key!r}, only {', '.join(map(repr, item))[:200] or 'nothing'}"
 
 
+def _other_keys(path: str, keys: tuple[str, str], item: dict[str, Any]) -> str:
+    """Return the fix for messages that are written with the keys of another schema, else nothing."""
+    if keys == ("from", "value") and {"role", "content"} <= item.keys():
+        return "name the keys with `columns` (--column from=role --column value=content)"
+    if keys == ("role", "content") and {"from", "value"} <= item.keys():
+        return (
+            f"these are ShareGPT's keys: name the list with `columns` (--column conversations={path.partition('[')[0]})"
+        )
+    return ""
+
+
 def _modernise(extra: dict[str, Any], path: str, faults: list[Fault]) -> None:
     """Turn OpenAI's older function_call into tool_calls: no template knows it."""
     if isinstance(extra.get("function_call"), dict) and "tool_calls" not in extra:
@@ -88,6 +99,23 @@ def _modernise(extra: dict[str, Any], path: str, faults: list[Fault]) -> None:
         faults.append(Fault("bad_tools", f"{path}.tool_calls", "is not a list of calls"))
     elif calls == []:
         del extra["tool_calls"]
+    else:
+        for i, call in enumerate(calls or []):
+            _check_call(call, f"{path}.tool_calls[{i}]", faults)
+
+
+def _check_call(call: dict[str, Any], path: str, faults: list[Fault]) -> None:
+    """See that a call has a name, which templates would leave out without a word, and that its arguments are JSON."""
+    function, here = (call["function"], f"{path}.function") if "function" in call else (call, path)
+    if not isinstance(function, dict) or not isinstance(function.get("name"), str) or not function["name"]:
+        faults.append(Fault("bad_tools", here, "names no function"))
+        return
+    arguments = function.get("arguments")
+    if isinstance(arguments, str) and arguments.strip():
+        _, found = decode_text(arguments)
+        if found:
+            what = f"is no JSON: {found[0].message}"
+            faults.append(Fault("bad_arguments", f"{here}.arguments", what))
 
 
 def _read_role(value: Any, path: str, roles: Mapping[str, str], faults: list[Fault]) -> str | None:
@@ -115,6 +143,8 @@ def _read_role(value: Any, path: str, roles: Mapping[str, str], faults: list[Fau
 
 
 def _role_fix(role: str, roles: Iterable[str]) -> str:
+    if role == "function_call":
+        return "write it as an assistant's message with tool_calls"
     meant = OFTEN_MEANT.get(role)
     guess = f"did you mean '{meant}'?" if meant else near(role, roles)
     return "use system, user, assistant or tool" + (f"; {guess}" if guess else "")

@@ -24,7 +24,7 @@ LONG_MESSAGES = 100
 CONTROL = re.compile("[\x00-\x08\x0e-\x1f\x7f]")  # C0 but white space, and DEL
 # what spells a turn, a border or an instruction in the templates of the usual model families
 MARKERS = re.compile(
-    r"<\|\w+\|>|</?s>|<(?:bos|eos|pad|unk)>|<(?:start|end)_of_turn>|\[/?INST\]|<</?SYS>>|<\uff5c[^<>]{1,40}\uff5c>"
+    r"<\|\w+\|>|</?s>|<(?:bos|eos|pad|unk)>|<(?:start|end)_of_turn>|\[/?INST\]|<</?SYS>>|<\uff5c[^<>]{1,40}\uff5c>|</?tool_(?:call|response)>"
 )
 # they take no room on a screen: format characters and the blanks that strip() does not know
 INVISIBLE = re.compile(
@@ -228,6 +228,13 @@ def very_long(row: Row) -> Objections:
     characters = sum(len(turn.content or "") for turn in row.turns)
     if characters > LONG_CHARACTERS or len(row.turns) > LONG_MESSAGES:
         yield "", f"is very long: {len(row.turns)} messages, {characters:,} characters"
+
+
+@_in(TEXT_RULES)
+def bad_weight(row: Row) -> Objections:
+    for turn in row.turns:
+        if turn.role == "assistant" and (weight := turn.extra.get("weight", 1)) not in (0, 1):
+            yield f"{turn.path}.weight", f"is {weight!r}, neither 0 nor 1"
 
 
 # --- the columns beside them

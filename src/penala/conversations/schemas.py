@@ -21,6 +21,17 @@ SHAREGPT_ROLES = {
     "tool": "tool",
     "observation": "tool",
 }
+# columns that tell what is said, or what is worth learning, in data sets of one kind or another
+SPEAKING = ("system", "system_prompt", "history", "input", "chosen", "rejected", "label")
+# what our columns are called elsewhere
+ALIASES: Mapping[str, tuple[str, ...]] = {
+    "prompt": ("question", "query", "input", "user", "human"),
+    "completion": ("response", "answer", "output", "reply", "assistant", "target"),
+    "instruction": ("question", "query", "task"),
+    "output": ("response", "answer", "reply", "target"),
+    "messages": ("conversation", "conversations", "dialogue", "dialog", "chat", "turns", "items"),
+    "conversations": ("conversation", "messages", "dialogue", "dialog", "chat", "turns", "items"),
+}
 Names = Mapping[str, str]  # our column name -> the file's
 
 
@@ -66,7 +77,7 @@ def _read_items(
 
 def _read_alpaca(row: dict[str, Any], names: Names, faults: list[Fault]) -> list[Turn | None]:
     question = _column(row, "instruction", "user", names, faults)
-    more = read_content(row.get("input") or "", names.get("input", "input"), faults)
+    more = read_content("" if row.get("input") is None else row["input"], names.get("input", "input"), faults)
     if question.content is not None and more is not None and more.strip():
         question.content += "\n\n" + more
     return [
@@ -115,7 +126,7 @@ def _read_list_of_texts(row: dict[str, Any], names: Names, faults: list[Fault]) 
 
 
 def _system(row: dict[str, Any], names: Names, faults: list[Fault]) -> list[Turn | None]:
-    return [_column(row, "system", "system", names, faults)] if row.get("system") else []
+    return [] if row.get("system") in (None, "") else [_column(row, "system", "system", names, faults)]
 
 
 def _column(row: dict[str, Any], column: str, role: str, names: Names, faults: list[Fault]) -> Turn:
@@ -134,17 +145,23 @@ SCHEMAS: Mapping[str, Schema] = {
     "prompt_completion": Schema(("prompt", "completion"), ("system", "tools"), _read_prompt_completion),
     "list_of_texts": Schema(("data",), (), _read_list_of_texts),
 }
+_GUESSABLE = ("messages", "sharegpt", "prompt_completion", "alpaca")
+_KEYS = {"messages": "role", "conversations": "from"}  # a key of the messages in such a list
 COLUMNS = frozenset(column for schema in SCHEMAS.values() for column in schema.needs + schema.may_have)
 MESSAGE_KEYS = frozenset({"role", "content", "from", "value"})
 
 
 def check_names(schema: str, names: Names) -> None:
-    """Raise UsageError for a schema, or for a column to be renamed, that does not exist."""
+    """Raise UsageError for a schema, or for a column to be renamed, that does not exist, and for one used twice."""
     if schema != "auto" and schema not in SCHEMAS:
         raise _unknown("schema", schema, ["auto", *SCHEMAS])
     for name in names:
         if name not in COLUMNS | MESSAGE_KEYS:
             raise _unknown("columns", name, sorted(COLUMNS | MESSAGE_KEYS))
+    for their, count in Counter(names.values()).items():
+        if count > 1:
+            twice = " and ".join(name for name in names if names[name] == their)
+            raise UsageError(f"'{their}' is named as {twice}", where="columns", fix="name it once")
 
 
 def _unknown(where: str, name: str, known: list[str]) -> UsageError:
@@ -152,9 +169,16 @@ def _unknown(where: str, name: str, known: list[str]) -> UsageError:
 
 
 def renamed(row: dict[str, Any], names: Names) -> dict[str, Any]:
-    """Return the row under our column names."""
-    theirs = {their: our for our, their in names.items() if our not in MESSAGE_KEYS}
-    return {theirs.get(key, key): value for key, value in row.items()} if theirs else row
+    """Return the row under our column names. A column that had one of them gives way to what is named so."""
+    theirs = {their: our for our, their in names.items() if our not in MESSAGE_KEYS and their in row}
+    taken = {our for their, our in theirs.items() if our != their}
+    return {theirs.get(key, key): value for key, value in row.items() if key in theirs or key not in taken}
+
+
+def unread_columns(row: dict[str, Any], schema: str) -> list[str]:
+    """Return the columns of a row that stand beside what `schema` reads and usually mean something for training."""
+    used = {*SCHEMAS[schema].needs, *SCHEMAS[schema].may_have}
+    return [name for name in SPEAKING if name not in used and row.get(name) not in (None, "", [])]
 
 
 def schema_of(row: Any) -> str | None:
@@ -182,8 +206,8 @@ def read_row(row: dict[str, Any], schema: str, names: Names, faults: list[Fault]
     if not row:
         faults.append(Fault("empty_object", "", "is an empty object"))
         return None
-    if missing := [column for column in SCHEMAS[schema].needs if column not in row]:
-        faults.append(_other_shape(row, schema, missing, names))
+    if any(column not in row for column in SCHEMAS[schema].needs):
+        faults.append(_other_shape(row, schema, names))
         return None
     turns = SCHEMAS[schema].read(row, names, faults)
     consumed = {*SCHEMAS[schema].needs, *SCHEMAS[schema].may_have, "messages", "tools"}
@@ -195,22 +219,52 @@ def read_row(row: dict[str, Any], schema: str, names: Names, faults: list[Fault]
     )
 
 
-def _other_shape(row: dict[str, Any], schema: str, missing: list[str], names: Names) -> Fault:
+def _other_shape(row: dict[str, Any], schema: str, names: Names) -> Fault:
     other = schema_of(row)
     if other is not None:
         return Fault("other_schema", "", f"is {other}, the file is {schema}")
     if set(row) == {"text"}:
         return Fault("text", "text", "is plain text, not a conversation")
-    if schema == "messages":
-        partial = [name for name in SCHEMAS if not row.keys() >= {*SCHEMAS[name].needs}]
-        schema = max(partial, key=lambda name: sum(column in row for column in SCHEMAS[name].needs))
-        missing = [column for column in SCHEMAS[schema].needs if column not in row]
-    theirs = names.get(missing[0], missing[0])
-    lower = {key.lower(): key for key in row}
-    close = get_close_matches(theirs.lower(), lower, n=1)
-    fix = f"name {schema}'s column with `columns` (--column {missing[0]}={lower[close[0]] if close else 'THEIRS'})"
-    what = f"has no {theirs!r}, only {', '.join(sorted(map(repr, row)))[:200]}"
-    return Fault("no_messages" if schema == "messages" else "missing_column", "", what, fix)
+    if rows := next((name for name, value in row.items() if _is_list_of_rows(value)), None):
+        return Fault("no_messages", rows, "is a list of rows", "write that list alone into a file, or name it `data`")
+    if schema == "messages":  # what stands there when nobody knows better
+        schema = max(_GUESSABLE, key=lambda name: _fit(row, name, names))
+    meant = {ours: _likely(row, ours, names) for ours in SCHEMAS[schema].needs if ours not in row}
+    what = f"has no {' and no '.join(repr(names.get(ours, ours)) for ours in meant)}"
+    options = " ".join(f"--column {ours}={theirs or 'THEIRS'}" for ours, theirs in meant.items())
+    return Fault(
+        "no_messages" if schema == "messages" else "missing_column",
+        "",
+        f"{what}, only {', '.join(sorted(map(repr, row)))[:200]}",
+        f"name {schema}'s columns with `columns` ({options})",
+    )
+
+
+def _is_list_of_rows(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and schema_of(value[0]) is not None
+
+
+def _fit(row: dict[str, Any], schema: str, names: Names) -> tuple[bool, int]:
+    """Tell how well a row could be of a schema: whether every column may be there, and how many are."""
+    needs = SCHEMAS[schema].needs
+    return all(ours in row or _likely(row, ours, names) for ours in needs), sum(ours in row for ours in needs)
+
+
+def _likely(row: dict[str, Any], ours: str, names: Names) -> str | None:
+    """Return the column of a row that is probably meant by one of ours."""
+    lower = {key.lower(): key for key in row if not (key in COLUMNS and isinstance(row[key], str))}
+    wanted = names.get(ours, ours).lower()
+    found = next((lower[name] for name in (wanted, *ALIASES.get(ours, ())) if name in lower), None)
+    if found is None and (close := get_close_matches(wanted, lower, n=1)):
+        found = lower[close[0]]
+    return found if found is None or ours not in _KEYS or _may_hold(row[found], _KEYS[ours]) else None
+
+
+def _may_hold(value: Any, key: str) -> bool:
+    """Tell whether a value may be a list of messages that have `key`."""
+    if isinstance(value, str):
+        return value.lstrip().startswith("[")
+    return isinstance(value, list) and (not value or not isinstance(value[0], dict) or key in value[0])
 
 
 def _read_tools(row: dict[str, Any], names: Names, faults: list[Fault]) -> tuple[Mapping[str, Any], ...] | None:
