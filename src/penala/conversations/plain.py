@@ -5,10 +5,10 @@ tests of whole rows prove that. A row that is not proved plain is not bad: it ta
 schemas.py and rules.py look at each part of it. The two ways agree; a property test holds them to it.
 """
 
-import hashlib
 import json
 import re
 from collections.abc import Callable, Sequence
+from hashlib import sha256
 from itertools import chain
 from operator import attrgetter, itemgetter
 from typing import Any, Literal
@@ -21,6 +21,7 @@ from penala.conversations.seen import NONE, id_digest, row_key, text_digest
 UNSET = msgspec.UNSET
 _CONTROL = re.compile(rb"\\(?:u00[017]|b)")  # after an escaped backslash it only looks like one
 _VISIBLE = frozenset(map(chr, range(0x21, 0x7F)))
+_FLAT = frozenset({str, int, float, bool, type(None), type(UNSET)})
 _HOLE = "\ue000"
 _NOT_PLAIN = ("tools", "functions")
 _role_of, _content_of, _messages_of = attrgetter("role"), attrgetter("content"), attrgetter("messages")
@@ -101,7 +102,7 @@ class PlainReader:
         _require(b"\x7f" not in block and _CONTROL.search(block) is None)
         if not _VISIBLE.issuperset(map(_start_of, chain.from_iterable(texts))):
             _require(not any(map(INVISIBLE.fullmatch, chain.from_iterable(texts))))
-        _require(not any(isinstance(value, list | dict) for each in columns for value in each))
+        _require(_FLAT.issuperset(map(type, chain.from_iterable(columns))))
         said = list(map(row_key, roles, joined)), *self._look_at_columns(roles, texts, columns)
         # of a key that stands twice decoders keep the last value. None does in what json.dumps writes, nor in a line
         # that has no more quotes than its values need
@@ -123,7 +124,7 @@ class PlainReader:
             prompt, prompt_id = values[self._prompt], values[self._prompt_id]
             if prompt is not UNSET:
                 _require(prompt == each[speakers.index("user")])
-                if prompt_id is not UNSET and prompt_id != hashlib.sha256(prompt.encode()).hexdigest():
+                if prompt_id is not UNSET and prompt_id != sha256(prompt.encode()).hexdigest():
                     _require(isinstance(prompt_id, str) and not is_sha256(prompt_id))
             _require(prompt_id is not None)
             prompts.append(NONE if prompt is UNSET else text_digest(prompt))
