@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from penala.conversations import files, judge, parallel
+from penala.conversations import files, judge, measured, parallel
 from penala.conversations.check import check
 from penala.conversations.judge import Judge
 
@@ -41,13 +41,14 @@ def test_several_processes_find_what_one_finds(write, rows, both):
 @pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
 @pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r", b"\n\r\n"])
 def test_no_number_of_cores_changes_the_outcome(write, rows, monkeypatch, end, mark, cores):
-    """Whatever ends lines, and wherever parts of the file meet."""
+    """Whatever ends lines, wherever parts of the file meet, and with numpy or without."""
     rng = random.Random(repr(end))
     odd = [b"", b"  ", b"{broken", b'{"messages": []}', json.dumps({"text": "x" * 900}).encode(), b"\xff", b"[1]"]
     good = [json.dumps(row).encode() for row in rows(60)]
     path = write("a.jsonl", mark + end.join([good[0], *(rng.choice(odd + good) for _ in range(250)), good[1]]))
     alone = check(path)
     every = list(alone.rows_again())
+    monkeypatch.setattr(measured, "VECTOR_BYTES", 0)
     monkeypatch.setattr(parallel, "RANGE_BYTES", 700)
     monkeypatch.setattr(parallel, "pays", lambda path: True)
     monkeypatch.setattr(parallel, "num_cores", lambda: cores)

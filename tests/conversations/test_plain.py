@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from penala.conversations.check import check
 from penala.conversations.judge import Judge
+from penala.conversations.measured import VECTOR_BYTES, Measure
 from penala.conversations.plain import PlainReader
 from penala.conversations.rules import sha256
 
@@ -63,6 +64,17 @@ def test_the_fast_way_says_and_reads_what_the_careful_way_does(content):
     assert fast.as_dict() == careful.as_dict()
     assert fast_rows == careful_rows
     assert [(row.line, row.row) for row in fast_rows] == [(row.line, row.row) for row in careful_rows]
+
+
+@given(
+    st.lists(lines() | st.sampled_from([b"", b" ", b'{"\\u0041', b'u\\"', b'\\\\"\\"', b'"\\']), max_size=4),
+    st.booleans(),
+)
+def test_numpy_measures_as_bytes_do(content, is_ended):
+    """The two ways to measure a block agree."""
+    block = b"\n".join(content) + b"\n" * is_ended
+
+    assert Measure(VECTOR_BYTES).of(block) == Measure().of(block)
 
 
 @pytest.mark.parametrize("keys", [("role", "content"), ("content", "role")])

@@ -7,8 +7,6 @@ from dataclasses import dataclass, field
 from itertools import compress
 from typing import Any, NamedTuple
 
-import msgspec
-
 from penala.conversations.conversation import NOTHING, Message
 from penala.conversations.decode import decode_row
 from penala.conversations.faults import CODES, Fault
@@ -77,9 +75,9 @@ class Verdicts:
 class Judge:
     """Judges the rows of one file of some size, in one schema; `columns` are those of its first row."""
 
-    def __init__(self, schema: str, names: Names, columns: Sequence[str]) -> None:
+    def __init__(self, schema: str, names: Names, columns: Sequence[str], file_bytes: int = 0) -> None:
         self.schema, self.names, self.columns = schema, names, columns
-        self._plain = PlainReader(columns) if schema == "messages" and not names else None
+        self._plain = PlainReader(columns, file_bytes) if schema == "messages" and not names else None
 
     def blocks(self, blocks: Iterable[bytes]) -> Iterator[Verdicts]:
         """Judge blocks of whole lines; yield what is said of TOGETHER_BYTES of them, or of the rest, at a time."""
@@ -133,11 +131,11 @@ class Judge:
             return Verdict(faults, None), None
         texts = [turn.content or "" for turn in row.turns]
         written = tuple(turn.written for turn in row.turns)
-        contents = b"".join(map(msgspec.json.encode, texts))
+        joined = "\0".join(texts)
         extra = [turn.extra for turn in row.turns]
         more = json.dumps([extra, row.tools], sort_keys=True, default=str) if any(extra) or row.tools else ""
-        said = said_of(row_key(written, contents, more), row.columns.get("prompt"), row.columns.get("prompt_id"))
-        return Verdict(faults, said, has_marker("\0".join(texts)), _unrendered(row)), row
+        said = said_of(row_key(written, joined, more), row.columns.get("prompt"), row.columns.get("prompt_id"))
+        return Verdict(faults, said, has_marker(joined), _unrendered(row)), row
 
     def _read(self, data: bytes | dict[str, Any] | Fault) -> tuple[Row | None, list[Fault]]:
         if isinstance(data, Fault):
