@@ -270,7 +270,7 @@ class _Checker:
             voting = islice(records_of(first), VOTING_ROWS)
             rows = [renamed(row, self.names) for _, data in voting if isinstance(row := _peek(data), dict)]
             schema = commonest_schema(rows) if self.schema == "auto" else self.schema
-            judge = Judge(schema, self.names, list(rows[0]) if rows else [])
+            judge = Judge(schema, self.names, list(rows[0]) if rows else [], path.stat().st_size)
             self.files.append(_File(path, judge, known))
             unread = dict.fromkeys(name for row in rows for name in unread_columns(row, schema))
             if unread:
