@@ -114,6 +114,11 @@ ODD_ROWS = [
         "messages[1].tool_calls[0].arguments",
         said(USER, {**CALL, "tool_calls": [{"name": "price", "arguments": "{item: kopi}"}]}, ANSWER, REPLY),
     ),
+    (
+        "null_arguments",
+        "messages[1].tool_calls[0].arguments",
+        said(USER, {**CALL, "tool_calls": [{"name": "price", "arguments": {"item": None, "n": 1}}]}, ANSWER, REPLY),
+    ),
     ("tool_without_call", "messages[1]", said(USER, ANSWER, REPLY)),
     ("role_case", "messages[0].role", said({**USER, "role": "User"}, REPLY)),
     ("role_spaces", "messages[0].role", said({**USER, "role": " user"}, REPLY)),

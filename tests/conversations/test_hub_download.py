@@ -194,6 +194,15 @@ def test_a_changed_output_is_the_users_and_stays(served_ultrachat, fetch, tmp_pa
         fetch(served_ultrachat, percent=5, splits=("test_sft",))
 
 
+def test_a_file_is_no_folder_for_the_splits(served_ultrachat, fetch, tmp_path):
+    """It is refused before anything moves, and stays as it is."""
+    (tmp_path / "out").write_text("mine")
+
+    with pytest.raises(UsageError, match=r"out: is a file, not a folder"):
+        fetch(served_ultrachat, percent=5)
+    assert (tmp_path / "out").read_text() == "mine"
+
+
 @pytest.mark.parametrize("percent", [0, -1, 100.5, float("nan")])
 def test_a_percent_that_is_no_share_is_refused(served_ultrachat, fetch, percent):
     """Zero, less, more than all, and no number."""

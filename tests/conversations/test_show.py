@@ -95,3 +95,21 @@ def test_rows_are_read_in_the_schema_that_is_asked_for(write):
     (judged,) = rows_from(file, 1, 1, schema="alpaca", columns={"output": "response"})
 
     assert [message.content for message in judged.conversation.messages] == ["Say hi.", "hi"]
+
+
+def test_rows_of_a_folder_are_counted_in_each_file(write, rows, tmp_path):
+    """The first file that has so many is shown; when none has, the longest tells how far one may go."""
+    write("set/a.jsonl", rows(2))
+    write("set/b.jsonl", rows(5)[2:])
+
+    [judged] = rows_from(tmp_path / "set", 3, 1)
+    assert (judged.file, judged.row) == (str(tmp_path / "set/b.jsonl"), 3)
+    with pytest.raises(UsageError, match="no record 4; the longest of its 2 files has 3"):
+        rows_from(tmp_path / "set", 4, 1)
+
+
+def test_a_row_of_which_nothing_could_be_read_shows_only_why(write):
+    """There is no text to quote."""
+    file = write("a.csv", "prompt,completion\nKopi?,caf\u00e9\n".encode("cp1252"))
+
+    assert [kind for kind, _ in lines_of(rows_from(file, 1, 1)[0])] == ["place", "error"]

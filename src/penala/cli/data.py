@@ -244,7 +244,10 @@ def download(repo: str, as_json: bool, **options: Any) -> None:
 
 
 def _moved(got: dict[str, Any]) -> str:
-    return "is there" if got["reused"] else f"{got['bytes_moved'] / 1e6:.1f} MB"
+    if got["reused"]:
+        return "is there"
+    size = got["bytes_moved"]
+    return f"{size / 1e6:,.1f} MB" if size >= 1e5 else f"{size / 1e3:.1f} kB"
 
 
 @command.command()

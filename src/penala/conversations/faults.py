@@ -117,6 +117,7 @@ CODES: dict[str, Code] = {
         system_last="move it to the start; nothing answers it",
         two_systems="join them into one; some templates keep the first only",
         bad_arguments="write them with json.dumps: the model learns to write what stands there",
+        null_arguments="leave the keys out; in a parquet file, which gives each call the keys of all, write JSON text",
         tool_without_call="put the assistant's tool_calls before the tool's answer",
         role_case="write roles in small letters",
         role_spaces="write roles without spaces around them",

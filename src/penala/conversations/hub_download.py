@@ -61,6 +61,8 @@ def download(
     percent and for a file in the way (unless `force`, or OUT `is_ours`), DataError for what the hub refuses or breaks.
     """
     check_percent(percent)
+    if out.exists() and not out.is_dir():
+        raise UsageError("is a file, not a folder", where=str(out), fix="name a folder for the splits")
     fetches = [_Fetch(hub_set, name, split, percent, out) for name, split in hub_set.chosen(splits).items()]
     done = {fetch.name: None if force else fetch.finished() for fetch in fetches}
     todo = [fetch for fetch in fetches if done[fetch.name] is None]

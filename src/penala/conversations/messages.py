@@ -111,6 +111,10 @@ def _check_call(call: dict[str, Any], path: str, faults: list[Fault]) -> None:
         faults.append(Fault("bad_tools", here, "names no function"))
         return
     arguments = function.get("arguments")
+    if isinstance(arguments, dict) and (empty := [key for key, value in arguments.items() if value is None]):
+        faults.append(
+            Fault("null_arguments", f"{here}.arguments", f"holds null for {', '.join(map(repr, empty))[:200]}")
+        )
     if isinstance(arguments, str) and arguments.strip():
         _, found = decode_text(arguments)
         if found:

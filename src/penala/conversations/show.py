@@ -2,12 +2,13 @@
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from penala.conversations.check import Judged, check
 from penala.conversations.conversation import Conversation, Finding, Message
+from penala.conversations.faults import Fault
 from penala.conversations.visible import excerpt, visible
 from penala.errors import DataError, UsageError
 
@@ -27,10 +28,10 @@ class _Window:
     row: int
     limit: int
     rows: list[Judged]
-    read: int = 0
+    read: dict[str, int] = field(default_factory=dict)  # rows by file
 
     def take(self, judged: Judged) -> None:
-        self.read += 1
+        self.read[judged.file] = judged.row
         if self.rows or judged.row == self.row:
             self.rows.append(judged)
             if len(self.rows) == self.limit:
@@ -54,7 +55,9 @@ def rows_from(
     if unreadable is not None and not window.rows:
         raise DataError(unreadable.message, where=unreadable.file, fix=unreadable.fix)
     if not window.rows:
-        raise UsageError(f"there is no record {row}", where=str(path), fix=f"it has {window.read}")
+        longest = max(window.read.values(), default=0)
+        it = f"the longest of its {len(window.read)} files" if len(window.read) > 1 else "it"
+        raise UsageError(f"there is no record {row}", where=str(path), fix=f"{it} has {longest}")
     return window.rows
 
 
@@ -67,7 +70,7 @@ def lines_of(judged: Judged) -> Iterator[Line]:
         yield from _conversation_lines(place, judged.conversation)
     for finding in judged.findings:
         yield finding.level, _said(finding)
-    if judged.conversation is None:
+    if judged.conversation is None and not isinstance(judged.record, Fault):  # of which nothing could be read
         yield "more", "as it was read: " + excerpt(_record_text(judged.record), RECORD_WIDTH)
 
 
@@ -112,10 +115,10 @@ def _said(finding: Finding) -> str:
     return visible(f"{finding.level}: {path}{finding.message}; {finding.fix} [{finding.code}]")
 
 
-def _record_text(record: Any) -> str:
+def _record_text(record: bytes | dict[str, Any]) -> str:
     if isinstance(record, bytes):
         return record[: 4 * RECORD_WIDTH].decode("utf-8", "backslashreplace")
-    return _json(record) if isinstance(record, dict) else "nothing"
+    return _json(record)
 
 
 def _json(value: Any) -> str:
