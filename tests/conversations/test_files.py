@@ -221,7 +221,9 @@ def test_what_datasets_caches_beside_a_saved_set_is_no_part_of_it(write, tmp_pat
     ("names", "splits"),
     [
         (["train/a.jsonl", "test/a.jsonl"], "test, train"),
-        (["train.jsonl", "validation_sft.jsonl"], "train.jsonl, validation_sft.jsonl"),
+        (["train.jsonl", "validation_sft.jsonl"], "train, validation"),
+        (["data/train-0-of-1.jsonl", "data/test-0-of-1.jsonl"], "test, train"),
+        (["split=train/a.jsonl", "split=dev/a.jsonl"], "dev, train"),
         (["train-0.jsonl", "train-1.jsonl"], None),
         (["test-0.jsonl", "trainer.jsonl"], None),
     ],

@@ -127,9 +127,10 @@ def _shards(folder: Path) -> Found:
     for error in closed:
         what = f"cannot be listed: {error.strerror}"
         said.append((Path(error.filename), Fault("unreadable_file", "", what, "check the folder's permissions")))
+    if not files and closed:
+        raise UsageError(said[-1][1].message, where=str(said[-1][0]), fix=said[-1][1].fix)
     if not files:
-        what = said[-1][1].message if closed else "the folder holds no data file"
-        raise UsageError(what, where=str(closed[0].filename if closed else folder), fix=DATA_FILES)
+        raise UsageError("the folder holds no data file", where=str(folder), fix=DATA_FILES)
     return Found(files, said)
 
 
@@ -154,13 +155,13 @@ def _is_saved(path: Path) -> bool:
 
 
 def _splits_of(folder: Path, files: list[Path]) -> list[str]:
-    """Return the splits that a folder's files or folders are named after, when train is one of several."""
-    names = dict.fromkeys(path.relative_to(folder).parts[0] for path in files)
-    words = {name: re.split(r"[^a-z]", name.lower())[0] for name in names}
-    found = set(words.values())
-    if "train" not in found or not found & _HELD_OUT:
-        return []
-    return [name for name in names if words[name] in _HELD_OUT | {"train"}]
+    """Return the splits that files or folders below a folder are named after, when train is one of several."""
+    found: dict[str, None] = {}
+    for path in files:
+        parts = [part.lower().rpartition("=")[2] for part in path.relative_to(folder).parts]  # split=train, as Hive has
+        words = [re.split(r"[^a-z]", part)[0] for part in parts]
+        found |= dict.fromkeys([word for word in words if word == "train" or word in _HELD_OUT][:1])
+    return list(found) if "train" in found and len(found) > 1 else []
 
 
 def _suffix(path: Path) -> str:
