@@ -22,7 +22,8 @@ def row_key(roles: tuple[str, ...], joined: str, more: str = "") -> int:
     of 3e-8.
     """
     seed = xxh3_64_intdigest(more.encode(), _roles_digest(roles)) if more else _roles_digest(roles)
-    return xxh3_64_intdigest(joined.encode(), seed)
+    # UTF-16 is how most texts lie in memory that are not ASCII
+    return xxh3_64_intdigest(joined.encode("ascii" if joined.isascii() else "utf-16-le"), seed)
 
 
 @lru_cache(maxsize=4096)
