@@ -259,6 +259,22 @@ def test_a_text_file_that_begins_with_columns_is_a_table(write):
     assert check(write("c.txt", LINES), minimum_rows=0).good == 2
 
 
+def test_a_wrong_suffix_misleads_nobody(write):
+    """JSON under .csv is JSON, a table under .jsonl is a table: the first line says so."""
+    for name, text in [("a.csv", LINES), ("b.tsv", json.dumps([ROW, SECOND], indent=1)), ("c.jsonl", CSV)]:
+        assert check(write(name, text), minimum_rows=0).good == 2
+
+
+def test_a_mark_between_joined_files_is_named(write):
+    """Whoever joins two files with a mark gets one in the middle."""
+    [finding] = check(
+        write("a.jsonl", f"\ufeff{json.dumps(ROW)}\n\ufeff{json.dumps(SECOND)}\n"), minimum_rows=0
+    ).findings
+
+    assert (finding.line, finding.code) == (2, "broken_json")
+    assert "byte order mark" in finding.message
+
+
 @pytest.mark.timeout(20)
 def test_a_pipe_is_an_error_and_nobody_waits(tmp_path):
     """A pipe can be read only once."""
@@ -440,11 +456,16 @@ def test_what_spreadsheets_add_is_no_data(write):
     index = ",prompt,completion\n0,Teh tarik?,RM 2.50\n"
     other = "prompt;completion;notes, ideas, and more\nTeh tarik?;RM 2.50;none\n"
 
-    for text in (told, empty, index, other):
+    spaced = 'prompt, completion\nTeh tarik?, "RM 2.50, please"\n'
+
+    for text in (told, empty, index, other, spaced):
         checked = check(write("a.csv", text), minimum_rows=0)
         assert checked.findings == []
         assert checked.conversations[0].messages[0].content == "Teh tarik?"
     assert check(write("a.csv", told), minimum_rows=0).conversations[1].line == 4
+    assert turns(check(write("a.csv", spaced)).conversations[0])[1] == ("assistant", "RM 2.50, please")
+    kept = check(write("a.csv", "prompt,completion\nTeh tarik?, RM 2.50\n")).conversations[0]
+    assert turns(kept)[1] == ("assistant", " RM 2.50")
 
 
 def test_a_value_in_a_column_without_a_name_is_an_error(codes):

@@ -144,6 +144,8 @@ def _why_broken(text: str, error: ValueError) -> str:
     start = text.lstrip(_SPACE)
     if not start.strip("\0"):
         return f"{len(start)} zero bytes, as a crash leaves them"
+    if start.startswith("\ufeff"):
+        return "begins with a byte order mark, which stands between joined files"
     if start.startswith("<"):
         return "is HTML or XML, not JSON"
     if start.startswith(("//", "#")):

@@ -33,6 +33,7 @@ _OWN_NOTES = ".download.json"  # of `penala data download`
 _HELD_OUT = {"test", "validation", "valid", "val", "dev", "eval"}
 BLOCK_BYTES = 1 << 16  # malloc gives and takes larger ones page by page
 _HEAD_BYTES = 64
+_JSON_START = re.compile(r'\[\s*(\{|$)|\{\s*("|$)')  # of a first line that is no list of columns
 _LINE_BYTES = 1 << 12  # of a line of column names
 _GZIP = b"\x1f\x8b"
 _LFS = b"version https://git-lfs.github.com/"
@@ -236,17 +237,24 @@ def _pieces(stream: BinaryIO, suffix: str, known_columns: frozenset[str]) -> Ite
     if suffix not in SUFFIXES:
         raise Unreadable(f"the suffix '{suffix}' is not one that we read", DATA_FILES)
     encoding = _encoding(head)
-    if suffix in TABLE_SUFFIXES or (suffix == ".txt" and _is_table(stream, encoding, known_columns)):
-        return _table(stream, encoding, "," if suffix == ".csv" else "\t", known_columns)
+    start = _start(stream, encoding)
+    is_table = suffix in TABLE_SUFFIXES and _JSON_START.match(start) is None
+    if is_table or _begins_with_columns(start, known_columns):
+        return _table(stream, encoding, "\t" if suffix in (".tsv", ".txt") else ",", known_columns)
     return json_pieces(functools.partial(_utf8_blocks, stream, encoding))
 
 
-def _is_table(stream: BinaryIO, encoding: str, known_columns: frozenset[str]) -> bool:
-    """Tell whether a text file begins with the names of columns, as spreadsheets and MLTables write them."""
+def _start(stream: BinaryIO, encoding: str) -> str:
+    """Return how a text begins: its first line as far as column names go."""
     start = codecs.getincrementaldecoder(encoding)("replace").decode(stream.read(_LINE_BYTES))
     stream.seek(0)
-    words = [word.strip(' "') for word in re.split(r"[,;\t|]", start.lstrip().partition("\n")[0].strip("\r"))]
-    return not known_columns.isdisjoint(words)
+    return start.lstrip().partition("\n")[0]
+
+
+def _begins_with_columns(start: str, known_columns: frozenset[str]) -> bool:
+    """Tell whether a text begins with names of columns, whatever its file is called; JSON does not."""
+    words = [word.strip(' \r"') for word in re.split(r"[,;\t|]", start)]
+    return not start.startswith(("{", "[")) and len(words) > 1 and not known_columns.isdisjoint(words)
 
 
 def _opened(path: Path) -> BinaryIO:

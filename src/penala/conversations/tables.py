@@ -33,7 +33,8 @@ def delimited_records(text: Iterable[str], separator: str, known: frozenset[str]
         first = next(lines, "")
     csv.field_size_limit((1 << 31) - 1)  # the default of 128 kB is shorter than a long message
     mark = told[1] if told else _separator(first, separator, known)
-    reader = csv.reader(chain([first], lines), delimiter=mark, strict=True)
+    spaced = _is_spaced(first, mark)
+    reader = csv.reader(chain([first], lines), delimiter=mark, skipinitialspace=spaced, strict=True)
     header: list[str] | None = None
     while True:
         start = before + reader.line_num + 1
@@ -72,6 +73,12 @@ def _separator(first_line: str, promised: str, known: frozenset[str]) -> str:
         return len(known.intersection(names)), len(names)
 
     return max(candidates, key=columns)
+
+
+def _is_spaced(first_line: str, mark: str) -> bool:
+    """Tell whether the names of columns are written with a space after each separator: then fields are, too."""
+    names = next(csv.reader([first_line], delimiter=mark), [])[1:]
+    return bool(names) and all(re.fullmatch(r' "?\w.*', name.rstrip()) for name in names)
 
 
 def _header(fields: list[str], known: frozenset[str]) -> list[str] | None:
