@@ -115,9 +115,14 @@ ODD_ROWS = [
         said(USER, {**CALL, "tool_calls": [{"name": "price", "arguments": "{item: kopi}"}]}, ANSWER, REPLY),
     ),
     (
-        "null_arguments",
-        "messages[1].tool_calls[0].arguments",
+        "null_keys",
+        "messages[1].tool_calls[0].arguments.item",
         said(USER, {**CALL, "tool_calls": [{"name": "price", "arguments": {"item": None, "n": 1}}]}, ANSWER, REPLY),
+    ),
+    (
+        "null_keys",
+        "tools[0].parameters.properties.n",
+        said(USER, REPLY, tools=[{"name": "price", "parameters": {"default": None, "properties": {"n": None}}}]),
     ),
     ("tool_without_call", "messages[1]", said(USER, ANSWER, REPLY)),
     ("role_case", "messages[0].role", said({**USER, "role": "User"}, REPLY)),

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from penala.conversations.check import check
-from penala.conversations.conversation import Conversation, Message, read_jsonl, write_jsonl
+from penala.conversations.conversation import Conversation, Finding, Message, read_jsonl, write_jsonl
 from penala.errors import DataError
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]))
@@ -89,3 +89,10 @@ def test_conversations_are_values():
     assert hash(one) == hash(two)
     assert pickle.loads(pickle.dumps(one)) == one
     assert one.as_dict() == {"messages": [{"role": "user", "content": "hi", "name": "Mei"}], "id": [1]}
+
+
+def test_a_finding_is_one_line():
+    """Whatever the file is called."""
+    finding = Finding("a\nb\x1b.jsonl", 3, "messages", "error", "messages_null", "is null", "write a list")
+
+    assert str(finding) == r"error: a\nb\x1b.jsonl:3: messages: is null; write a list [messages_null]"

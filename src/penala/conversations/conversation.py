@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
+from penala.conversations.visible import visible
 from penala.errors import DataError
 
 Level = Literal["error", "warning", "note"]
@@ -64,7 +65,8 @@ class Finding:
         return asdict(self)
 
     def __str__(self) -> str:
-        place = self.file if self.line is None else f"{self.file}:{self.line}"
+        name = visible(self.file).replace("\n", "\\n")  # a line for each finding
+        place = name if self.line is None else f"{name}:{self.line}"
         where = f"{place}: {self.path}" if self.path else place
         fix = f"; {self.fix}" if self.fix else ""
         return f"{self.level}: {where}: {self.message}{fix} [{self.code}]"

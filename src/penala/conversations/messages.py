@@ -1,6 +1,6 @@
 """One message: its role, its text and its other keys, read from whatever stands there."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -111,15 +111,31 @@ def _check_call(call: dict[str, Any], path: str, faults: list[Fault]) -> None:
         faults.append(Fault("bad_tools", here, "names no function"))
         return
     arguments = function.get("arguments")
-    if isinstance(arguments, dict) and (empty := [key for key, value in arguments.items() if value is None]):
-        faults.append(
-            Fault("null_arguments", f"{here}.arguments", f"holds null for {', '.join(map(repr, empty))[:200]}")
-        )
+    say_nulls(arguments, f"{here}.arguments", faults)
     if isinstance(arguments, str) and arguments.strip():
         _, found = decode_text(arguments)
         if found:
             what = f"is no JSON: {found[0].message}"
             faults.append(Fault("bad_arguments", f"{here}.arguments", what))
+
+
+def say_nulls(value: Any, path: str, faults: list[Fault]) -> None:
+    """Note the keys that are null in what templates write out as JSON."""
+    nulls = list(_null_keys(value, path))
+    if nulls:
+        more = f", and so are {len(nulls) - 1} more" if len(nulls) > 1 else ""
+        faults.append(Fault("null_keys", nulls[0], f"is null{more}"))
+
+
+def _null_keys(value: Any, path: str) -> Iterator[str]:
+    if isinstance(value, list):
+        for i, item in enumerate(value):
+            yield from _null_keys(item, f"{path}[{i}]")
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            if item is None and key != "default":  # which JSON schemas may have
+                yield f"{path}.{key}"
+            yield from _null_keys(item, f"{path}.{key}")
 
 
 def _read_role(value: Any, path: str, roles: Mapping[str, str], faults: list[Fault]) -> str | None:

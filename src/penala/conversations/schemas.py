@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from penala.conversations.decode import decode_text
 from penala.conversations.faults import Fault
-from penala.conversations.messages import ROLES, Turn, read_content, read_list, read_turn
+from penala.conversations.messages import ROLES, Turn, read_content, read_list, read_turn, say_nulls
 from penala.errors import UsageError, near
 
 SHAREGPT_ROLES = {
@@ -279,4 +279,5 @@ def _read_tools(row: dict[str, Any], names: Names, faults: list[Fault]) -> tuple
     if not (isinstance(tools, list) and all(isinstance(tool, dict) for tool in tools)):
         faults.append(Fault("bad_tools", path, "is not a list of tools"))
         return None
+    say_nulls(tools, path, faults)
     return tuple(tools)
