@@ -6,31 +6,30 @@ import functools
 import glob
 import gzip
 import io
-import json
 import os
 import re
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import BinaryIO, NamedTuple, cast
+from typing import BinaryIO, cast
 
 from penala.conversations import mltable
 from penala.conversations.faults import Fault
 from penala.conversations.json_text import is_blank, json_pieces, line_blocks, unix_lines
 from penala.conversations.records import Record, Unreadable
+from penala.conversations.shards import (
+    ARROW_SUFFIXES,
+    DATA_FILES,
+    SUFFIXES,
+    TABLE_SUFFIXES,
+    Found,
+    shards,
+    splits_of,
+    suffix_of,
+)
 from penala.conversations.tables import arrow_records, delimited_records, parquet_records
 from penala.errors import UsageError
 
-JSON_SUFFIXES = (".jsonl", ".ndjson", ".json", ".txt")
-TABLE_SUFFIXES = (".csv", ".tsv")
-ARROW_SUFFIXES = (".parquet", ".arrow")
-SUFFIXES = JSON_SUFFIXES + TABLE_SUFFIXES + ARROW_SUFFIXES
-DATA_FILES = f"data files end in {', '.join(SUFFIXES)} (or .gz)"
-# written beside the shards by datasets.save_to_disk and by hub downloads; they are about the data
-ABOUT_DATA = {"dataset_info.json", "dataset_dict.json", "state.json", "dataset_infos.json"}
-_NO_DATA = ABOUT_DATA | {mltable.FILE}
-_OWN_NOTES = ".download.json"  # of `penala data download`
-_HELD_OUT = {"test", "validation", "valid", "val", "dev", "eval"}
 BLOCK_BYTES = 1 << 16  # malloc gives and takes larger ones page by page
 _HEAD_BYTES = 64
 _JSON_START = re.compile(r'\[\s*(\{|$)|\{\s*("|$)')  # of a first line that is no list of columns
@@ -59,13 +58,6 @@ _MARKS = (  # longer marks first: UTF-32's starts like UTF-16's
 )
 
 
-class Found(NamedTuple):
-    """The data files that a path means, and what is to be said of other files that lie there, or of the whole."""
-
-    files: list[Path]
-    said: list[tuple[Path, Fault]]
-
-
 def find_files(path: str | Path) -> Found:
     """Return the files that a file, a folder of shards, an MLTable or a glob means; raise UsageError for none."""
     text, here = str(path), Path(path)
@@ -79,14 +71,14 @@ def find_files(path: str | Path) -> Found:
     except OSError as error:
         raise UsageError(f"cannot be reached: {error.strerror}", where=text, fix="check its permissions") from None
     found = _folder_or_file(here)
-    if here.is_dir() and (splits := _splits_of(here, found.files)):
+    if here.is_dir() and (splits := splits_of(here, found.files)):
         what = f"holds the splits {', '.join(splits)}, which are read as one"
         found.said.append((here, Fault("several_splits", "", what)))
     return found
 
 
 def _folder_or_file(path: Path) -> Found:
-    return _shards(path) if path.is_dir() else Found([path], [])
+    return shards(path) if path.is_dir() else Found([path], [])
 
 
 def _together(found: list[Found]) -> Found:
@@ -105,68 +97,6 @@ def _matches(pattern: str) -> Found:
     what, fix = "is a folder, and a pattern takes files only", "name the folder itself, or its files"
     of_files = [] if "**" in pattern else [(path, Fault("skipped_file", "", what, fix)) for path in folders]
     return Found(files, of_files)
-
-
-def _shards(folder: Path) -> Found:
-    closed: list[OSError] = []
-    files: list[Path] = []
-    said: list[tuple[Path, Fault]] = []
-    for path in sorted(_files_below(folder, closed.append)):
-        is_data = _suffix(path) in SUFFIXES
-        if path.name in _NO_DATA or path.name.endswith(_OWN_NOTES):
-            continue
-        if any(part.startswith((".", "_")) for part in path.relative_to(folder).parts):
-            if is_data:
-                fix = "rename it if it belongs to the data"
-                said.append((path, Fault("skipped_file", "", "is hidden by its name", fix)))
-        elif not is_data:
-            said.append((path, Fault("skipped_file", "", "is not a data file")))
-        elif path.suffix == ".arrow" and not _is_saved(path):
-            said.append((path, Fault("skipped_file", "", "is a cache of datasets, no part of the saved set")))
-        else:
-            files.append(path)
-    for error in closed:
-        what = f"cannot be listed: {error.strerror}"
-        said.append((Path(error.filename), Fault("unreadable_file", "", what, "check the folder's permissions")))
-    if not files and closed:
-        raise UsageError(said[-1][1].message, where=str(said[-1][0]), fix=said[-1][1].fix)
-    if not files:
-        raise UsageError("the folder holds no data file", where=str(folder), fix=DATA_FILES)
-    return Found(files, said)
-
-
-def _files_below(folder: Path, refused: Callable[[OSError], None]) -> Iterator[Path]:
-    """Yield what lies in a folder and in those below, through links too, each folder once."""
-    seen: set[str] = set()
-    for root, folders, names in os.walk(folder, onerror=refused, followlinks=True):
-        if (real := os.path.realpath(root)) in seen:
-            folders.clear()
-            continue
-        seen.add(real)
-        yield from (Path(root, name) for name in names)
-
-
-def _is_saved(path: Path) -> bool:
-    """Tell whether an Arrow file is one of those that datasets.save_to_disk wrote, where it wrote any."""
-    try:
-        state = json.loads((path.parent / "state.json").read_bytes())
-        return path.name in {file["filename"] for file in state["_data_files"]}
-    except (OSError, ValueError, KeyError, TypeError):
-        return True
-
-
-def _splits_of(folder: Path, files: list[Path]) -> list[str]:
-    """Return the splits that files or folders below a folder are named after, when train is one of several."""
-    found: dict[str, None] = {}
-    for path in files:
-        parts = [part.lower().rpartition("=")[2] for part in path.relative_to(folder).parts]  # split=train, as Hive has
-        words = [re.split(r"[^a-z]", part)[0] for part in parts]
-        found |= dict.fromkeys([word for word in words if word == "train" or word in _HELD_OUT][:1])
-    return list(found) if "train" in found and len(found) > 1 else []
-
-
-def _suffix(path: Path) -> str:
-    return (path.with_suffix("") if path.suffix.lower() == ".gz" else path).suffix.lower()
 
 
 def read_records(path: Path, known_columns: frozenset[str]) -> Iterator[Record]:
@@ -197,7 +127,7 @@ def read_pieces(path: Path, known_columns: frozenset[str], offset: int = 0) -> I
             stream.seek(offset)
             yield from line_blocks(_read(stream))
         else:
-            yield from _pieces(stream, _suffix(path), known_columns)
+            yield from _pieces(stream, suffix_of(path), known_columns)
 
 
 @contextlib.contextmanager

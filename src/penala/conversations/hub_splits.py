@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import yaml
 
-from penala.conversations.files import ABOUT_DATA
+from penala.conversations.shards import ABOUT_DATA
 from penala.conversations.visible import visible
 from penala.errors import DataError
 
