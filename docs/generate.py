@@ -1,4 +1,5 @@
-"""Write the generated pages of docs/reference: the command line as it answers, the recipe's keys as they are read.
+"""Write the generated pages of docs/reference: the command line as it answers, inputs as they are
+read, and what a data check says.
 
 python docs/generate.py            write the pages
 python docs/generate.py --check    exit 1 when a page is old
@@ -11,6 +12,8 @@ from pathlib import Path
 import click
 
 from penala.cli.main import COMMANDS, cli
+from penala.conversations.check import LEVELS
+from penala.conversations.faults import CODES
 from penala.inputs import used_inputs
 from penala.recipe import OUR_DEFAULTS, finetuning_inputs
 
@@ -58,10 +61,29 @@ def finetuning_page() -> str:
     return "\n".join([*parts, ""])
 
 
+def findings_page() -> str:
+    """Return the page of what a data check can say: code, level, and what to do."""
+    parts = [
+        "# What a data check says",
+        "",
+        "Made by `make docs` from the checks of `penala data check`, `penala recipe check` and every run. An *error*",
+        "makes a row bad: a run stops, or leaves the row out where the recipe says `on_bad_row: drop`. A row with a",
+        "*warning* is trained. A *note* is said once a file, with the count. The codes are stable, for scripts that",
+        "read `--json`.",
+        "",
+        "| code | level | what to do |",
+        "| --- | --- | --- |",
+    ]
+    for code, (level, fix) in sorted(CODES.items(), key=lambda item: (LEVELS.index(item[1].level), item[0])):
+        parts.append(f"| `{code}` | {level} | {fix.replace('|', chr(92) + '|')} |")
+    return "\n".join([*parts, ""])
+
+
 def main(check: bool) -> int:
     """Write or compare the pages; return the exit code."""
     old = []
-    for name, text in {"cli.md": cli_page(), "finetuning.md": finetuning_page()}.items():
+    pages = {"cli.md": cli_page(), "finetuning.md": finetuning_page(), "findings.md": findings_page()}
+    for name, text in pages.items():
         path = REFERENCE / name
         if check:
             old += [] if path.is_file() and path.read_text(encoding="utf-8") == text else [path]

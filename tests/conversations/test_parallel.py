@@ -37,6 +37,15 @@ def test_several_processes_find_what_one_finds(write, rows, both):
     assert {finding.code for finding in together.findings} == {"broken_json", "duplicate", "template_markers"}
 
 
+def test_rows_before_an_early_damage_are_counted(write, rows):
+    """Damage among the rows that choose the schema loses none of those before it."""
+    text = "".join(json.dumps(row) + "\n" for row in rows(600))
+    checked = check(write("a.jsonl", text.encode("utf-16") + b"x"))
+
+    assert checked.rows > 0
+    assert [finding.code for finding in checked.findings] == ["unreadable_file"]
+
+
 @pytest.mark.parametrize("cores", [1, 2, 3])
 @pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
 @pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r", b"\n\r\n"])

@@ -111,6 +111,32 @@ def test_plain_lines_are_read_together(separators):
     assert reader.read_lines(b"\n".join([lines[0], twice])) is None
 
 
+def test_a_row_says_the_same_in_every_schema(write):
+    """Who speaks counts, not what a schema calls the speaker."""
+    messages = write(
+        "a.jsonl", '{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}'
+    )
+    sharegpt = write("b.jsonl", '{"conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]}')
+
+    found = check([messages, sharegpt], minimum_rows=0).findings
+    assert [(finding.code, finding.file) for finding in found] == [("in_two_splits", str(sharegpt))]
+
+
+@pytest.mark.parametrize(
+    "marker", ["[INST]", "[TOOL_CALLS]", "[SYSTEM_PROMPT]", "</s>", "<|im_end|>", "<start_of_turn>"]
+)
+def test_markers_are_seen_in_plain_rows(write, marker):
+    """One note a file says how many rows hold one; other brackets are nobody's business."""
+    rows = [[f"see {text} here", "so"] for text in (marker, "a < b", "[1]", "[INS]")]
+    lines = [
+        json.dumps({"messages": [{"role": r, "content": t} for r, t in zip(("user", "assistant"), row, strict=True)]})
+        for row in rows
+    ]
+    (found,) = check(write("a.jsonl", "\n".join(lines)), minimum_rows=0).findings
+
+    assert (found.code, "1 row (line 1)" in found.message) == ("template_markers", True)
+
+
 @pytest.mark.parametrize("ensure_ascii", [True, False])
 def test_a_row_says_the_same_in_every_spelling(ensure_ascii):
     """Escapes, blanks and the order of keys are the writer's: what is said is one."""

@@ -149,7 +149,9 @@ def check(
         for file in files:
             checker.read(file)
         if checker.part.good < minimum_rows and not checker.part.unreadable:
-            checker.say(path, None, Fault("too_few_rows", "", f"has {checker.part.good} good rows of {minimum_rows}"))
+            checker.say(
+                path, None, Fault("too_few_rows", "", f"has {_count(checker.part.good, 'good row')} of {minimum_rows}")
+            )
     again = functools.partial(_good_rows, checker.files, checker.parts)
     schemas = {str(file.path): file.judge.schema for file in checker.files}
     return Check(checker.parts, checker.findings, schemas, again)
@@ -265,19 +267,21 @@ class _Checker:
         try:
             # a header is known by any name that somebody would read
             known = COLUMNS | frozenset(self.names.values())
+            with readable():
+                size = path.stat().st_size
             pieces = read_pieces(path, known)
-            first = _first(pieces)
+            first, more = _first(pieces)
             voting = islice(records_of(first), VOTING_ROWS)
             rows = [renamed(row, self.names) for _, data in voting if isinstance(row := _peek(data), dict)]
             schema = commonest_schema(rows) if self.schema == "auto" else self.schema
-            judge = Judge(schema, self.names, list(rows[0]) if rows else [], path.stat().st_size)
+            judge = Judge(schema, self.names, list(rows[0]) if rows else [], size)
             self.files.append(_File(path, judge, known))
             unread = dict.fromkeys(name for row in rows for name in unread_columns(row, schema))
             if unread:
                 what = f"rows are read without {', '.join(map(repr, unread))}, which stands beside what is trained"
                 self.say(str(path), None, Fault("unread_columns", "", what))
             reader = _FileReader(self, self.files[-1])
-            reader.read(first, pieces)
+            reader.read(first, more)
             reader.finish()
         except Unreadable as error:
             self.part.unreadable += 1
@@ -398,14 +402,22 @@ class _FileReader:
             self.checker.say(self.name, None, Fault("unrendered_keys", key, what))
 
 
-def _first(pieces: Iterator[bytes | Record]) -> list[bytes | Record]:
-    """Read the start of a file, which has the rows that vote."""
+def _first(pieces: Iterator[bytes | Record]) -> tuple[list[bytes | Record], Iterator[bytes | Record]]:
+    """Read the start of a file, which has the rows that vote; return it, and what follows it."""
     first: list[bytes | Record] = []
     rows = 0
-    while rows < VOTING_ROWS and (piece := next(pieces, None)) is not None:
-        first.append(piece)
-        rows += unix_lines(piece).count(b"\n") if isinstance(piece, bytes) else 1
-    return first
+    try:
+        while rows < VOTING_ROWS and (piece := next(pieces, None)) is not None:
+            first.append(piece)
+            rows += unix_lines(piece).count(b"\n") if isinstance(piece, bytes) else 1
+    except Unreadable as error:  # the rows before it count
+        return first, _damaged(error)
+    return first, pieces
+
+
+def _damaged(error: Unreadable) -> Iterator[bytes | Record]:
+    raise error
+    yield
 
 
 def _peek(data: bytes | dict[str, Any] | Fault) -> Any:

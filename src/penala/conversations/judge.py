@@ -11,6 +11,7 @@ from penala.conversations.conversation import NOTHING, Message
 from penala.conversations.decode import decode_row
 from penala.conversations.faults import CODES, Fault
 from penala.conversations.json_text import is_blank, unix_lines
+from penala.conversations.messages import Turn
 from penala.conversations.plain import PlainReader, PlainRows
 from penala.conversations.records import Unreadable
 from penala.conversations.rules import faults_of, has_marker
@@ -130,11 +131,11 @@ class Judge:
         if row is None or any(CODES[fault.code].level == "error" for fault in faults):
             return Verdict(faults, None), None
         texts = [turn.content or "" for turn in row.turns]
-        written = tuple(turn.written for turn in row.turns)
+        roles = tuple(map(_speaker, row.turns))
         joined = "\0".join(texts)
         extra = [turn.extra for turn in row.turns]
         more = json.dumps([extra, row.tools], sort_keys=True, default=str) if any(extra) or row.tools else ""
-        said = said_of(row_key(written, joined, more), row.columns.get("prompt"), row.columns.get("prompt_id"))
+        said = said_of(row_key(roles, joined, more), row.columns.get("prompt"), row.columns.get("prompt_id"))
         return Verdict(faults, said, has_marker(joined), _unrendered(row)), row
 
     def _read(self, data: bytes | dict[str, Any] | Fault) -> tuple[Row | None, list[Fault]]:
@@ -155,6 +156,11 @@ def _plain_row(rows: PlainRows, reader: PlainReader) -> tuple[Verdict, Contents]
     messages = [Message(role, text, NOTHING) for role, text in zip(rows.roles[0], rows.texts[0], strict=True)]
     columns = reader.column_values(rows.columns[0]) or NOTHING
     return Verdict((), said, has_marker), Contents(tuple(messages), None, columns)
+
+
+def _speaker(turn: Turn) -> str:
+    """Return who speaks: schemas have names of their own for a role, but capitals and blanks are the row's."""
+    return turn.written if turn.written.strip().lower() == turn.role else turn.role or ""
 
 
 def _unrendered(row: Row) -> list[str]:

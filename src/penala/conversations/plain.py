@@ -95,8 +95,7 @@ class PlainReader:
         num_columns, num_texts = len(types) - types.count(type(UNSET)), types.count(str)
         _require(measured.num_quotes == 2 * len(rows) + 8 * sum(map(len, texts)) + 2 * (num_columns + num_texts))
         said = list(map(row_key, roles, joined)), *self._look_at_columns(roles, texts, columns)
-        marked = [("<" in text or ("[" in text and "INST]" in text)) and has_marker(text) for text in joined]
-        return PlainRows(roles, texts, columns, said, marked)
+        return PlainRows(roles, texts, columns, said, list(map(has_marker, joined)))
 
     def _look_at_columns(
         self, roles: list[_Roles], texts: list[list[str]], columns: list[tuple[Any, ...]]

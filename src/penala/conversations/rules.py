@@ -24,7 +24,7 @@ LONG_MESSAGES = 100
 CONTROL = re.compile("[\x00-\x08\x0e-\x1f\x7f]")  # C0 but white space, and DEL
 # what spells a turn, a border or an instruction in the templates of the usual model families
 MARKERS = re.compile(
-    r"<\|\w+\|>|</?s>|<(?:bos|eos|pad|unk)>|<(?:start|end)_of_turn>|\[/?INST\]|<</?SYS>>|<\uff5c[^<>]{1,40}\uff5c>|</?tool_(?:call|response)>"
+    r"<\|\w+\|>|</?s>|<(?:bos|eos|pad|unk)>|<(?:start|end)_of_turn>|\[/?(?:INST|TOOL_CALLS|TOOL_RESULTS|AVAILABLE_TOOLS|SYSTEM_PROMPT)\]|<</?SYS>>|<\uff5c[^<>]{1,40}\uff5c>|</?tool_(?:call|response)>"
 )
 # they take no room on a screen: format characters and the blanks that strip() does not know
 INVISIBLE = re.compile(
@@ -56,7 +56,7 @@ def faults_of(row: Row) -> Iterator[Fault]:
 
 def has_marker(text: str) -> bool:
     """Tell whether a text spells a marker of some chat template."""
-    return ("<" in text or ("[" in text and "INST]" in text)) and MARKERS.search(text) is not None
+    return ("<" in text or "[" in text) and MARKERS.search(text) is not None
 
 
 @lru_cache(maxsize=4096)
