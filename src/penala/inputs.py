@@ -52,8 +52,9 @@ class InputSpec:
         else:
             parsed = self._text(value)
         if self.enum and _text(parsed) not in self.enum:
-            fix = f"use {', '.join(self.enum)}. {near(_text(parsed), self.enum)}"
-            raise RecipeError(f"is {parsed!r}", where=where, fix=fix.strip())
+            hint = near(_text(parsed), self.enum)
+            fix = f"use {', '.join(self.enum)}" + (f"; {hint}" if hint else "")
+            raise RecipeError(f"is {parsed!r}", where=where, fix=fix)
         if self.minimum is not None and parsed < self.minimum:
             raise RecipeError(f"is {parsed}", where=where, fix=f"use {self.minimum:g} or more")
         if self.maximum is not None and parsed > self.maximum:

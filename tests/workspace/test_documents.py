@@ -535,7 +535,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "unknown input": (pipeline(a=count(shaer=1)), "'count' has no input 'shaer'; did you mean 'share'"),
     "missing input": (pipeline(a={"component": "./count.yml"}), "jobs.a.inputs.text: needs a value"),
     "maximum": (pipeline(a=count(share=2)), "jobs.a.inputs.share: is 2.0; use 1 or less"),
-    "enum": (pipeline(a=count(unit="word")), "is 'word'; use words, lines. did you mean 'words'"),
+    "enum": (pipeline(a=count(unit="word")), "is 'word'; use words, lines; did you mean 'words'"),
     "integer": (pipeline(a=count(repeats=1.5)), "is 1.5; use a whole number"),
     "list": ({"command": "ls ${{inputs.a}}", "inputs": {"a": [1, 2]}}, "inputs.a: is a list; give one value"),
     "boolean": (pipeline(a=count(strict="often")), "is 'often'; use true or false"),
