@@ -30,7 +30,7 @@ from penala.conversations.shards import (
 from penala.conversations.tables import arrow_records, delimited_records, parquet_records
 from penala.errors import UsageError
 
-BLOCK_BYTES = 1 << 16  # malloc gives and takes larger ones page by page
+BLOCK_BYTES = 1 << 18  # large beside what a block costs, small beside the cache of a core
 _HEAD_BYTES = 64
 _JSON_START = re.compile(r'\[\s*(\{|$)|\{\s*("|$)')  # of a first line that is no list of columns
 _LINE_BYTES = 1 << 12  # of a line of column names
