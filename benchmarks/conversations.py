@@ -132,8 +132,8 @@ CONTESTANTS: dict[str, Callable[[Path], int]] = {
 
 NEEDS = {
     "typed decode": ["msgspec", "penala.conversations.files"],
-    "all rules, one core": ["penala.conversations.check"],
-    "all rules, all cores": ["penala.conversations.check"],
+    "all rules, one core": ["penala.conversations.check", "numpy"],
+    "all rules, all cores": ["penala.conversations.check", "numpy"],
     "datasets.load_dataset": ["datasets"],
 }
 
