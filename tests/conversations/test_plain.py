@@ -95,6 +95,18 @@ def test_plain_rows_take_the_fast_way(style, keys):
     assert reader.read(json.dumps({**row, "new": 1}).encode()) is None
 
 
+@pytest.mark.parametrize("large", [False, True])
+@pytest.mark.parametrize(
+    ("text", "is_plain"), [("$\\\\begin{a} \\\\u0041$", True), ("\\b", False), ("\\\\\\b", False), ("\\u0007", False)]
+)
+def test_an_escaped_backslash_begins_no_control(text, is_plain, large):
+    """LaTeX's names may start like JSON's escapes."""
+    row = f'{{"messages": [{{"role": "user", "content": "see {text}"}}, {{"role": "assistant", "content": "so"}}]}}'
+    reader = PlainReader(file_bytes=VECTOR_BYTES * large)
+
+    assert (reader.read_lines(row.encode() + b"\n") is not None) == is_plain
+
+
 @pytest.mark.parametrize("separators", [(", ", ": "), (",", ":"), (" ,", ": ")])
 def test_plain_lines_are_read_together(separators):
     """However a writer separates, and with one line that is not plain the others are read alone."""

@@ -1,4 +1,4 @@
-"""What the bytes of JSON tell beside its values: how many lines and quotes stand there, and whether controls may."""
+"""What the bytes of JSON tell beside its values: how many lines and quotes stand there, and whether controls do."""
 
 import importlib
 import re
@@ -15,7 +15,7 @@ class Measured(NamedTuple):
 
     num_lines: int
     num_quotes: int  # around keys and texts; those within texts are escaped
-    may_have_control: bool  # DEL or what looks like the escape of a control character other than \t, \n, \f and \r
+    has_control: bool  # DEL, or the escape of a control character other than \t, \n, \f and \r
 
 
 class Measure:
@@ -28,10 +28,9 @@ class Measure:
         """Measure a block."""
         if self._numpy is not None and (found := self._by_vectors(block)) is not None:
             return found
-        # in \\" the backslash is escaped itself
-        rest = block.replace(b"\\\\", b"")
+        rest = _without_pairs(block)
         num_quotes = rest.count(b'"') - rest.count(b'\\"')
-        return Measured(_num_lines(block, block.count(b"\n")), num_quotes, _may_have_control(block))
+        return Measured(_num_lines(block, block.count(b"\n")), num_quotes, _has_control(rest))
 
     def _by_vectors(self, block: bytes) -> Measured | None:
         """Measure with few looks at each byte; None where a quote follows two backslashes."""
@@ -44,12 +43,17 @@ class Measure:
             return None
         num_quotes = np.count_nonzero(characters == _QUOTE) - np.count_nonzero(escaped)
         num_lines = _num_lines(block, np.count_nonzero(characters == _LINE_END))
-        plain = _DEL not in block and not ((behind == _B) | (behind == _U)).any()
-        return Measured(int(num_lines), int(num_quotes), not plain and _may_have_control(block))
+        looks_so = _DEL in block or (((behind == _B) | (behind == _U)).any() and _has_control(block))
+        return Measured(int(num_lines), int(num_quotes), bool(looks_so and _has_control(_without_pairs(block))))
 
 
-def _may_have_control(block: bytes) -> bool:
-    return _DEL in block or _CONTROL.search(block) is not None
+def _without_pairs(block: bytes) -> bytes:
+    """Return a block without escaped backslashes: what follows a backslash now is escaped by it."""
+    return block.replace(b"\\\\", b"")
+
+
+def _has_control(rest: bytes) -> bool:
+    return _DEL in rest or _CONTROL.search(rest) is not None
 
 
 def _num_lines(block: bytes, num_line_ends: int) -> int:

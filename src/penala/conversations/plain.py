@@ -90,7 +90,7 @@ class PlainReader:
         types = list(map(type, chain.from_iterable(columns)))
         _require(_FLAT.issuperset(types))
         measured = self._measure.of(block)
-        _require(not measured.may_have_control and (measured.num_lines == len(rows) or not lines))
+        _require(not measured.has_control and (measured.num_lines == len(rows) or not lines))
         # decoders keep the last value of a key that stands twice; then there are more quotes than values need
         num_columns, num_texts = len(types) - types.count(type(UNSET)), types.count(str)
         _require(measured.num_quotes == 2 * len(rows) + 8 * sum(map(len, texts)) + 2 * (num_columns + num_texts))
