@@ -85,8 +85,8 @@ def test_rows_far_into_a_file_are_read_from_there(write, rows, monkeypatch):
 
 def test_a_process_that_dies_loses_no_row(write, rows, both, monkeypatch):
     """What it had is looked at here."""
-    path, here, block = write("a.jsonl", rows(600)), os.getpid(), Judge.block
-    monkeypatch.setattr(Judge, "block", lambda self, data: block(self, data) if os.getpid() == here else os._exit(9))
+    path, here, judged = write("a.jsonl", rows(600)), os.getpid(), Judge.blocks
+    monkeypatch.setattr(Judge, "blocks", lambda self, data: judged(self, data) if os.getpid() == here else os._exit(9))
     alone, together = both(path)
 
     assert together.as_dict() == alone.as_dict()

@@ -42,9 +42,9 @@ class Contents(NamedTuple):
 
 @dataclass(slots=True)
 class Verdicts:
-    """What is said of the rows of a block. Lines are numbered from 0 in the block."""
+    """What is said of the rows of some blocks. Lines are numbered from 0 in the first one."""
 
-    num_bytes: int
+    num_bytes: int = 0
     num_lines: int = 0
     # of the rows of which nothing is to be said, in their order
     lines: "array[int]" = field(default_factory=lambda: array("Q"))
@@ -61,17 +61,6 @@ class Verdicts:
             column.extend(digests)
         self.markers += compress(lines, rows.has_marker)
 
-    def extend(self, more: "Verdicts") -> None:
-        """Take what is said of the block that follows."""
-        first = self.num_lines
-        self.lines.extend(map(first.__add__, more.lines))
-        for column, digests in zip(self.said, more.said, strict=True):
-            column.extend(digests)
-        self.markers += map(first.__add__, more.markers)
-        self.others += [(first + line, verdict) for line, verdict in more.others]
-        self.num_lines += more.num_lines
-        self.num_bytes += more.num_bytes
-
 
 class Judge:
     """Judges the rows of one file of some size, in one schema; `columns` are those of its first row."""
@@ -82,38 +71,38 @@ class Judge:
 
     def blocks(self, blocks: Iterable[bytes]) -> Iterator[Verdicts]:
         """Judge blocks of whole lines; yield what is said of TOGETHER_BYTES of them, or of the rest, at a time."""
-        together, damage = Verdicts(0), None
+        verdicts, damage = Verdicts(), None
         try:
             for block in blocks:
-                together.extend(self.block(block))
-                if together.num_bytes >= TOGETHER_BYTES:
-                    yield together
-                    together = Verdicts(0)
+                self._judge(block, verdicts)
+                if verdicts.num_bytes >= TOGETHER_BYTES:
+                    yield verdicts
+                    verdicts = Verdicts()
         except Unreadable as error:  # the rows before it count
             damage = error
-        if together.num_lines:
-            yield together
+        if verdicts.num_lines:
+            yield verdicts
         if damage is not None:
             raise damage
 
-    def block(self, block: bytes) -> Verdicts:
-        """Judge a block of whole lines."""
-        verdicts = Verdicts(len(block))
+    def _judge(self, block: bytes, verdicts: Verdicts) -> None:
+        """Judge a block of whole lines, and add what is said of it."""
+        first = verdicts.num_lines
+        verdicts.num_bytes += len(block)
         block = unix_lines(block)
         if self._plain is not None and (rows := self._plain.read_lines(block)) is not None:
-            verdicts.num_lines = len(rows.roles)
-            verdicts.take(range(verdicts.num_lines), rows)
-            return verdicts
+            verdicts.num_lines += len(rows.roles)
+            verdicts.take(range(first, verdicts.num_lines), rows)
+            return
         lines = block.split(b"\n")
-        verdicts.num_lines = len(lines) - (not lines[-1])
-        for number, line in enumerate(lines):
+        verdicts.num_lines += len(lines) - (not lines[-1])
+        for number, line in enumerate(lines, first):
             if is_blank(line):
                 continue
             if self._plain is not None and (rows := self._plain.read(line)) is not None:
                 verdicts.take((number,), rows)
             else:
                 verdicts.others.append((number, self._careful(line)[0]))
-        return verdicts
 
     def row(self, data: bytes | dict[str, Any] | Fault) -> tuple[Verdict, Contents | None]:
         """Judge one record; return what a good one holds too."""
