@@ -21,7 +21,7 @@ from urllib.parse import unquote, urlsplit
 from penala import assets
 from penala.errors import NotFound, UsageError, near
 from penala.workspace.artifacts import digest
-from penala.workspace.plan import File
+from penala.workspace.plan import ARTIFACTS, File
 from penala.workspace.planner import local_path
 
 if TYPE_CHECKING:
@@ -32,7 +32,6 @@ MODEL_TYPES = frozenset({"mlflow_model", "custom_model", "triton_model"})
 _JOB = re.compile(r"azureml://jobs/([^/]+)(?:/([^/]+))?/outputs/([^/]+)(?:/paths/(.*))?")
 DATASTORE = re.compile(r"azureml:/{1,2}(?:subscriptions/.+?/)?datastores/([^/]+)/paths/(.+)")
 _ELSEWHERE = re.compile(r"(wasbs?|abfss?|adl|s3|gs|hdfs|runs|models|git\+https|azureml):/")
-ARTIFACTS = "artifacts"  # the output that every job has
 _FETCH_S = 60.0
 
 

@@ -4,7 +4,9 @@ import hashlib
 import json
 import os
 import platform
+import shutil
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from functools import cache
@@ -100,6 +102,21 @@ def keep(store: Store, folder: Path) -> str:
         sync_files(folder / name for name in file_names(folder))
         move(folder, store.path.parent / "artifacts" / found)
     return found
+
+
+def keep_copy(store: Store, source: Path, *, without: str = "") -> str:
+    """Copy a folder, or a file, to artifacts/ and return the digest; `without` is a pattern of names to leave out.
+
+    An artifact is a folder: that of a file holds it under its name, which readers look at.
+    """
+    with tempfile.TemporaryDirectory(prefix=".copy-", dir=store.path.parent / "artifacts") as work:
+        copy = Path(work) / "copy"
+        if source.is_dir():
+            shutil.copytree(source, copy, ignore=shutil.ignore_patterns(without))
+        else:
+            copy.mkdir()
+            shutil.copyfile(source, copy / source.name)
+        return keep(store, copy)
 
 
 def move(source: Path, target: Path) -> None:

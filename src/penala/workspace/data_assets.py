@@ -4,15 +4,13 @@ What is added is copied into artifacts/ under its content's digest, so that a la
 no version. What lies in artifacts/ already, such as a job's output, is not copied.
 """
 
-import shutil
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from penala import assets
 from penala.errors import UsageError
-from penala.workspace.artifacts import digest_of, file_names, keep
+from penala.workspace.artifacts import digest_of, file_names, keep_copy
 from penala.workspace.store import DataRow, explain
 
 if TYPE_CHECKING:
@@ -112,18 +110,10 @@ class DataAssets:
         artifacts = self._workspace.artifacts
         if source.is_relative_to(artifacts):
             return f"artifacts/{source.relative_to(artifacts)}", digest_of(source)
-        with tempfile.TemporaryDirectory(prefix=".data-", dir=artifacts) as work:
-            copy = Path(work) / "copy"
-            # a file keeps its name, which readers look at; so its artifact is a folder that holds it
-            content = copy if source.is_dir() else copy / source.name
-            if source.is_dir():
-                shutil.copytree(source, copy)
-            else:
-                copy.mkdir()
-                shutil.copyfile(source, content)
-            found = digest_of(content)
-            digest = keep(self._store, copy)
-        return f"artifacts/{digest}{'' if source.is_dir() else f'/{source.name}'}", found
+        digest = keep_copy(self._store, source)
+        if source.is_dir():
+            return f"artifacts/{digest}", digest
+        return f"artifacts/{digest}/{source.name}", digest_of(artifacts / digest / source.name)
 
 
 def _type(source: Path, given: str | None) -> str:

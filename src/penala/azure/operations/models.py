@@ -1,7 +1,5 @@
 """`client.models`: tuned versions of the workspace, or the base models of its catalogue for a registry client."""
 
-import shutil
-import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar
@@ -15,7 +13,7 @@ from penala.azure.failures import expect, refusal
 from penala.azure.operations.archive import AssetOperations
 from penala.azure.operations.downloads import written_over
 from penala.azure.place import job_of, path_at
-from penala.workspace.artifacts import keep
+from penala.workspace.artifacts import COMPILED, keep_copy
 from penala.workspace.client import Workspace
 from penala.workspace.store import ModelRow
 
@@ -110,14 +108,7 @@ def _content(workspace: Workspace, model: Model) -> tuple[str, str | None]:
     source = path_at(workspace, str(model.path), str(model.type), model.base_path)
     if source.parent == workspace.artifacts:
         return source.name, job_of(str(model.path))
-    with tempfile.TemporaryDirectory(prefix=".model-", dir=workspace.artifacts) as work:
-        copy = Path(work) / "copy"
-        if source.is_dir():
-            shutil.copytree(source, copy, ignore=shutil.ignore_patterns("__pycache__"))
-        else:  # an artifact is a folder, which holds it
-            copy.mkdir()
-            shutil.copyfile(source, copy / source.name)
-        return keep(workspace.store, copy), job_of(str(model.path))
+    return keep_copy(workspace.store, source, without=COMPILED), job_of(str(model.path))
 
 
 def _retell(workspace: Workspace, row: ModelRow, model: Model, properties: dict[str, Any]) -> None:
