@@ -25,7 +25,8 @@ from typing import Literal
 
 from turns import take_turns
 
-SHARE_NOT_ASCII = 0.26  # of the rows
+# of the rows: with characters that are not ASCII, with brackets, with backslashes or tabs
+SHARE_NOT_ASCII, SHARE_BRACKETS, SHARE_ESCAPES = 0.26, 0.15, 0.055
 WORDS = 4000  # are known
 
 
@@ -33,7 +34,8 @@ def write_rows(path: Path, num_bytes: int) -> None:
     """Write conversations in the shape of ultrachat_200k until the file is large enough.
 
     The figures are those of 248 rows: turns, length of texts (of questions the half are short), 8 line ends and 2
-    quotes a 1,000 characters, 26 % of the rows not ASCII, most of those for a few characters, a few for a passage.
+    quotes a 1,000 characters, 26 % of the rows not ASCII, most of those for a few characters, a few for a passage, 15 %
+    with some ten brackets, 5.5 % with some thirty backslashes or tabs.
     """
     rng = random.Random(0)
     plain = ["".join(rng.choices("etaoinshrdlcum", k=rng.randint(2, 9))) for _ in range(WORDS)]
@@ -55,10 +57,13 @@ def _row(rng: random.Random, plain: list[str], accented: list[str]) -> str:
             texts.append(rng.choices(plain, k=max(round(rng.lognormvariate(math.log(median), spread)), 3)))
     if rng.random() < SHARE_NOT_ASCII:
         words = rng.choice(texts)
-        for at in rng.choices(range(len(words)), k=1 + int(rng.expovariate(1 / 3))):
-            words[at] = rng.choice(accented)
+        _sprinkle(rng, words, accented, 3)
         if rng.random() < SHARE_NOT_ASCII / 4:
             words += rng.choices(("\u5b66\u800c\u65f6\u4e60\u4e4b\uff0c", "\u4e0d\u4ea6\u8bf4\u4e4e\u3002"), k=60)
+    if rng.random() < SHARE_BRACKETS:
+        _sprinkle(rng, rng.choice(texts), ["[1]", "a[i]", "<b>", "<"], 10)
+    if rng.random() < SHARE_ESCAPES:
+        _sprinkle(rng, rng.choice(texts), ["\\\\alpha", "\\frac", "\\(x\\)", "\tx"], 20)
     said = [" ".join(words) for words in texts]
     row = {
         "prompt": said[0],
@@ -68,6 +73,12 @@ def _row(rng: random.Random, plain: list[str], accented: list[str]) -> str:
         ],
     }
     return json.dumps(row, ensure_ascii=False) + "\n"
+
+
+def _sprinkle(rng: random.Random, words: list[str], others: list[str], mean: float) -> None:
+    """Put some of the other words in the place of some of these."""
+    for at in rng.choices(range(len(words)), k=1 + int(rng.expovariate(1 / mean))):
+        words[at] = rng.choice(others)
 
 
 def json_loads(path: Path) -> int:

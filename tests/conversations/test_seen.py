@@ -1,29 +1,32 @@
-"""Rows looked at together are told the same as rows looked at one by one."""
+"""Rows told at the end what they repeat are told the same as rows that are looked at as they come."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from penala.conversations import seen
 from penala.conversations.seen import NONE, Seen
 
 DIGESTS = st.one_of(st.integers(1, 3), st.integers(1, 2**64 - 1))
-WITHOUT = st.tuples(DIGESTS, st.just(NONE), st.just(NONE))
-WITH_PROMPT = st.tuples(DIGESTS, DIGESTS, st.one_of(st.just(NONE), DIGESTS))
-BLOCKS = st.lists(
-    st.one_of(st.lists(WITHOUT, max_size=4), st.lists(WITH_PROMPT, max_size=4), st.lists(WITHOUT | WITH_PROMPT)),
-    max_size=4,
-)
+ROWS = st.lists(st.tuples(DIGESTS, st.just(NONE) | DIGESTS, st.just(NONE) | DIGESTS), max_size=4)
 
 
-@given(BLOCKS)
-def test_rows_together_are_told_what_each_is_told_alone(blocks):
-    """Repeated rows, prompts and ids, within a block and from block to block."""
-    together, alone = Seen(), Seen()
-    line = 0
-    for split, block in enumerate(blocks):
-        together.begin(split // 2, f"{split}.jsonl")
-        alone.begin(split // 2, f"{split}.jsonl")
-        lines = range(line, line := line + len(block))
-        columns = [list(column) for column in zip(*block, strict=True)] or [[], [], []]
+@pytest.mark.parametrize("vector_rows", [0, seen.VECTOR_ROWS])
+def test_rows_are_told_at_the_end_what_each_is_told_as_it_comes(vector_rows, monkeypatch):
+    """Repeated rows, prompts and ids, within a file, from file to file and from split to split; numpy counts alike."""
+    monkeypatch.setattr(seen, "VECTOR_ROWS", vector_rows)
 
-        told = list(together.look_all(columns, lines))
-        assert told == [(at, fault) for at, said in zip(lines, block, strict=True) for fault in alone.look(said, at)]
+    @given(st.lists(ROWS, max_size=4))
+    def told_alike(files):
+        together, alone = Seen(), Seen()
+        told = []
+        for number, rows in enumerate(files):
+            together.begin(number // 2, f"{number}.jsonl")
+            alone.begin(number // 2, f"{number}.jsonl")
+            lines = range(7, 7 + len(rows))
+            together.take(list(zip(*rows, strict=True)) or [[], [], []], lines)
+            for row, (line, said) in enumerate(zip(lines, rows, strict=True)):
+                told += [(number, row, line, fault) for fault in alone.look(said, line)]
+        assert list(together.repeats()) == told
+
+    told_alike()

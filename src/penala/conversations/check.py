@@ -152,6 +152,8 @@ def check(
             checker.say(
                 path, None, Fault("too_few_rows", "", f"has {_count(checker.part.good, 'good row')} of {minimum_rows}")
             )
+    if each is None:
+        checker.say_repeats()
     again = functools.partial(_good_rows, checker.files, checker.parts)
     schemas = {str(file.path): file.judge.schema for file in checker.files}
     return Check(checker.parts, checker.findings, schemas, again)
@@ -174,6 +176,8 @@ class _File:
     judge: Judge
     known: frozenset[str]  # column names that somebody would read
     good: int = 0
+    said: tuple[int, int] = (0, 0)  # [first, last) of the findings about its rows
+    sharing: dict[int, int] = field(default_factory=dict)  # good rows, from 0, that share a line -> their numbers
     marks: list[_Mark] = field(default_factory=list)  # in file order, where the file can be read from any line on
 
 
@@ -258,9 +262,20 @@ class _Checker:
         self.parts.append(Part(path))
 
     def say(self, file: str, line: int | None, fault: Fault) -> None:
-        level, fix = CODES[fault.code]
-        path, message = _printable(fault.path), _printable(fault.message)
-        self.findings.append(Finding(file, line, path, level, fault.code, message, fault.fix or fix))
+        self.findings.append(_finding(file, line, fault))
+
+    def say_repeats(self) -> None:
+        """Say which rows repeat others, in the order of lines."""
+        found: dict[int, list[Finding]] = {}
+        for number, good, line, fault in self.seen.repeats():
+            file = self.files[number]
+            found.setdefault(number, []).append(
+                _finding(str(file.path), line, _numbered(fault, file.sharing.get(good)))
+            )
+        for number in reversed(found):
+            start, end = self.files[number].said
+            said = sorted(self.findings[start:end] + found[number], key=lambda finding: finding.line or 0)
+            self.findings[start:end] = said
 
     def read(self, path: Path) -> None:
         """Read one file; what makes it unreadable is a finding."""
@@ -280,8 +295,11 @@ class _Checker:
             if unread:
                 what = f"rows are read without {', '.join(map(repr, unread))}, which stands beside what is trained"
                 self.say(str(path), None, Fault("unread_columns", "", what))
-            reader = _FileReader(self, self.files[-1])
-            reader.read(first, more)
+            reader, start = _FileReader(self, self.files[-1]), len(self.findings)
+            try:
+                reader.read(first, more)
+            finally:
+                self.files[-1].said = start, len(self.findings)
             reader.finish()
         except Unreadable as error:
             self.part.unreadable += 1
@@ -355,10 +373,9 @@ class _FileReader:
         """Take plain rows [start, end) of a block, whose first line is `first`."""
         self.row += end - start
         self.part.rows += end - start
-        self._count_good(verdicts.said[0][start:end])
-        said = [column[start:end].tolist() for column in verdicts.said]
-        for line, fault in self.seen.look_all(said, [first + line for line in verdicts.lines[start:end]]):
-            self._say(line, fault)
+        self._count_good(
+            [column[start:end] for column in verdicts.said], [first + line for line in verdicts.lines[start:end]]
+        )
 
     def _take(self, line: int, verdict: Verdict) -> None:
         self.row += 1
@@ -370,22 +387,26 @@ class _FileReader:
         if verdict.said is None:
             self.part.bad[next(fault.code for fault in verdict.faults if CODES[fault.code].level == "error")] += 1
             return
-        self._count_good(verdict.said[:1])
-        for fault in self.seen.look(verdict.said, line):
-            self._say(line, fault)
+        if self.shares_line:
+            self.file.sharing[self.file.good] = self.row
+        if self.checker.each is not None:
+            for fault in self.seen.look(verdict.said, line):
+                self._say(line, fault)
+        self._count_good([(part,) for part in verdict.said], (line,))
         if verdict.has_marker:
             self.markers.append(line)
         for key in verdict.unrendered:
             self.unrendered.setdefault(key, []).append(line)
 
-    def _count_good(self, keys: Sequence[int]) -> None:
-        self.part.keys.extend(keys)
-        self.part.good += len(keys)
-        self.file.good += len(keys)
+    def _count_good(self, said: Sequence[Sequence[int]], lines: Sequence[int]) -> None:
+        if self.checker.each is None:
+            self.seen.take(said, lines)
+        self.part.keys.extend(said[0])
+        self.part.good += len(lines)
+        self.file.good += len(lines)
 
     def _say(self, line: int, fault: Fault) -> None:
-        row = f"row {self.row} " if self.shares_line else ""
-        self.checker.say(self.name, line, fault._replace(message=row + fault.message))
+        self.checker.say(self.name, line, _numbered(fault, self.row if self.shares_line else None))
 
     def finish(self) -> None:
         """Say what is counted over the whole file."""
@@ -428,6 +449,17 @@ def _peek(data: bytes | dict[str, Any] | Fault) -> Any:
         with contextlib.suppress(ValueError, RecursionError):
             return decode(data)
     return None
+
+
+def _finding(file: str, line: int | None, fault: Fault) -> Finding:
+    level, fix = CODES[fault.code]
+    path, message = _printable(fault.path), _printable(fault.message)
+    return Finding(file, line, path, level, fault.code, message, fault.fix or fix)
+
+
+def _numbered(fault: Fault, row: int | None) -> Fault:
+    """Name the row where its line does not tell it."""
+    return fault if row is None else fault._replace(message=f"row {row} {fault.message}")
 
 
 def _some(lines: Sequence[int]) -> str:

@@ -31,6 +31,7 @@ from penala.conversations.tables import arrow_records, delimited_records, parque
 from penala.errors import UsageError
 
 BLOCK_BYTES = 1 << 18  # large beside what a block costs, small beside the cache of a core
+_KEPT_BYTES = 16 << 20
 _HEAD_BYTES = 64
 _JSON_START = re.compile(r'\[\s*(\{|$)|\{\s*("|$)')  # of a first line that is no list of columns
 _LINE_BYTES = 1 << 12  # of a line of column names
@@ -228,5 +229,6 @@ def _utf8_blocks(stream: BinaryIO, encoding: str) -> Iterator[bytes]:
 
 
 def _read(stream: BinaryIO) -> Iterator[bytes]:
+    bytes(_KEPT_BYTES)  # glibc has seen a large piece freed, and now keeps the memory of blocks from one to the next
     while block := stream.read(BLOCK_BYTES):
         yield block

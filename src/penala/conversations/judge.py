@@ -91,7 +91,7 @@ class Judge:
         verdicts.num_bytes += len(block)
         block = unix_lines(block)
         if self._plain is not None and (rows := self._plain.read_lines(block)) is not None:
-            verdicts.num_lines += len(rows.roles)
+            verdicts.num_lines += len(rows.messages)
             verdicts.take(range(first, verdicts.num_lines), rows)
             return
         lines = block.split(b"\n")
@@ -120,12 +120,11 @@ class Judge:
         if row is None or any(CODES[fault.code].level == "error" for fault in faults):
             return Verdict(faults, None), None
         texts = [turn.content or "" for turn in row.turns]
-        roles = tuple(map(_speaker, row.turns))
-        joined = "\0".join(texts)
+        messages = [{"role": _speaker(turn), "content": text} for turn, text in zip(row.turns, texts, strict=True)]
         extra = [turn.extra for turn in row.turns]
         more = json.dumps([extra, row.tools], sort_keys=True, default=str) if any(extra) or row.tools else ""
-        said = said_of(row_key(roles, joined, more), row.columns.get("prompt"), row.columns.get("prompt_id"))
-        return Verdict(faults, said, has_marker(joined), _unrendered(row)), row
+        said = said_of(row_key(messages, more), row.columns.get("prompt"), row.columns.get("prompt_id"))
+        return Verdict(faults, said, any(map(has_marker, texts)), _unrendered(row)), row
 
     def _read(self, data: bytes | dict[str, Any] | Fault) -> tuple[Row | None, list[Fault]]:
         if isinstance(data, Fault):
@@ -142,7 +141,7 @@ class Judge:
 def _plain_row(rows: PlainRows, reader: PlainReader) -> tuple[Verdict, Contents]:
     """Return what is said of a plain row that was read alone, and what it holds."""
     (said,), (has_marker,) = zip(*rows.said, strict=True), rows.has_marker
-    messages = [Message(role, text, NOTHING) for role, text in zip(rows.roles[0], rows.texts[0], strict=True)]
+    messages = [Message(message.role, message.content, NOTHING) for message in rows.messages[0]]
     columns = reader.column_values(rows.columns[0]) or NOTHING
     return Verdict((), said, has_marker), Contents(tuple(messages), None, columns)
 

@@ -6,6 +6,7 @@ schemas.py and rules.py look at each part of it. The two ways agree; a property 
 """
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from hashlib import sha256
 from itertools import chain
 from operator import attrgetter, itemgetter
@@ -15,7 +16,7 @@ import msgspec
 
 from penala.conversations.measured import Measure
 from penala.conversations.rules import INVISIBLE, LONG_CHARACTERS, LONG_MESSAGES, has_marker, is_orderly, is_sha256
-from penala.conversations.seen import NONE, id_digest, row_key, text_digest
+from penala.conversations.seen import NONE, digest, id_digest, spoken
 
 UNSET = msgspec.UNSET
 _VISIBLE = frozenset(map(chr, range(0x21, 0x7F)))
@@ -23,6 +24,7 @@ _FLAT = frozenset({str, int, float, bool, type(None), type(UNSET)})
 _NOT_PLAIN = ("tools", "functions")
 _role_of, _content_of, _messages_of = attrgetter("role"), attrgetter("content"), attrgetter("messages")
 _start_of = itemgetter(slice(1))
+_ANGLE, _SQUARE = b"<["
 _Roles = tuple[str, ...]
 
 
@@ -34,8 +36,7 @@ class _Message(msgspec.Struct, forbid_unknown_fields=True, gc=False):
 class PlainRows(msgspec.Struct, gc=False):
     """Rows without a fault; each list has one item a row."""
 
-    roles: list[_Roles]
-    texts: list[list[str]]
+    messages: list[list[_Message]]
     columns: list[tuple[Any, ...]]  # values of the reader's columns, UNSET where a row has none
     said: tuple[list[int], list[int], list[int]]  # see Said
     has_marker: list[bool]
@@ -80,42 +81,57 @@ class PlainReader:
         """Raise _NotPlainError unless no rule has anything to say."""
         messages = list(map(_messages_of, rows))
         roles = [tuple(map(_role_of, each)) for each in messages]
-        texts: list[list[str]] = [list(map(_content_of, each)) for each in messages]
+        texts: list[str] = list(map(_content_of, chain.from_iterable(messages)))
         columns = list(map(self._columns_of, rows))
-        joined = list(map("\0".join, texts))
+        said = list(map(spoken, messages))
         _require(all(map(is_orderly, roles)) and max(map(len, roles), default=0) <= LONG_MESSAGES)
-        _require(max(map(len, joined), default=0) < LONG_CHARACTERS)
-        if not _VISIBLE.issuperset(map(_start_of, chain.from_iterable(texts))):
-            _require(not any(map(INVISIBLE.fullmatch, chain.from_iterable(texts))))
+        _require(max(map(len, said), default=0) < LONG_CHARACTERS)  # no fewer bytes than characters
+        if not _VISIBLE.issuperset(map(_start_of, texts)):
+            _require(not any(map(INVISIBLE.fullmatch, texts)))
         types = list(map(type, chain.from_iterable(columns)))
         _require(_FLAT.issuperset(types))
         measured = self._measure.of(block)
         _require(not measured.has_control and (measured.num_lines == len(rows) or not lines))
         # decoders keep the last value of a key that stands twice; then there are more quotes than values need
         num_columns, num_texts = len(types) - types.count(type(UNSET)), types.count(str)
-        _require(measured.num_quotes == 2 * len(rows) + 8 * sum(map(len, texts)) + 2 * (num_columns + num_texts))
-        said = list(map(row_key, roles, joined)), *self._look_at_columns(roles, texts, columns)
-        return PlainRows(roles, texts, columns, said, list(map(has_marker, joined)))
+        _require(measured.num_quotes == 2 * len(rows) + 8 * len(texts) + 2 * (num_columns + num_texts))
+        prompts, ids = self._look_at_columns(roles, messages, columns)
+        # most rows have no byte of a marker's first characters
+        markers = [
+            (_ANGLE in data or _SQUARE in data) and any(map(has_marker, map(_content_of, each)))
+            for data, each in zip(said, messages, strict=True)
+        ]
+        return PlainRows(messages, columns, (list(map(digest, said)), prompts, ids), markers)
 
     def _look_at_columns(
-        self, roles: list[_Roles], texts: list[list[str]], columns: list[tuple[Any, ...]]
+        self, roles: list[_Roles], messages: list[list[_Message]], columns: list[tuple[Any, ...]]
     ) -> tuple[list[int], list[int]]:
-        """Return what stands for each row's prompt and prompt_id, when no rule objects to them."""
-        prompts, ids = [], []
-        for speakers, each, values in zip(roles, texts, columns, strict=True):
-            prompt, prompt_id = values[self._prompt], values[self._prompt_id]
-            if prompt is UNSET:
-                prompts.append(NONE)
-            elif prompt == each[speakers.index("user")]:
-                data = prompt.encode()
-                prompts.append(text_digest(data))
-                if prompt_id is not UNSET and prompt_id != sha256(data).hexdigest():
-                    _require(isinstance(prompt_id, str) and not is_sha256(prompt_id))
-            else:
-                raise _NotPlainError
-            _require(prompt_id is not None)
-            ids.append(id_digest(prompt_id))
-        return prompts, ids
+        """Return what stands for each row's prompt and prompt_id, when no rule objects to them.
+
+        Either every row has a prompt or none has.
+        """
+        prompts = list(map(itemgetter(self._prompt), columns))
+        ids = list(map(itemgetter(self._prompt_id), columns))
+        _require(None not in ids)
+        if prompts.count(UNSET) == len(prompts):
+            return [NONE] * len(prompts), list(map(id_digest, ids))
+        _require(prompts == [each[at].content for each, at in zip(messages, map(_first_user, roles), strict=True)])
+        data = list(map(str.encode, prompts))
+        if ids != [sha256(prompt).hexdigest() for prompt in data]:
+            _require(all(map(_is_id_of, ids, data)))
+        return list(map(digest, data)), list(map(id_digest, ids))
+
+
+@lru_cache(maxsize=4096)
+def _first_user(roles: _Roles) -> int:
+    return roles.index("user")
+
+
+def _is_id_of(prompt_id: Any, prompt: bytes) -> bool:
+    """Tell whether no rule objects to an id: it may be anybody's, unless it looks like the digest of another prompt."""
+    if prompt_id is UNSET or prompt_id == sha256(prompt).hexdigest():
+        return True
+    return isinstance(prompt_id, str) and not is_sha256(prompt_id)
 
 
 class _NotPlainError(Exception):

@@ -1,11 +1,13 @@
 """What earlier rows said, so that a row that comes again is noticed, in its own file or in another split."""
 
+import importlib
 from array import array
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
-from functools import lru_cache
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import msgspec
 from xxhash import xxh3_64_intdigest
 
 from penala.conversations.faults import Fault
@@ -13,104 +15,109 @@ from penala.conversations.faults import Fault
 # what a row says: 64 bits each of its messages, its prompt and its prompt_id. A bare tuple: there are many of them
 Said = tuple[int, int, int]
 NONE = 0  # stands for no prompt or prompt_id; one digest in 2**64 is taken for it
+VECTOR_ROWS = 1 << 17  # from here on numpy pays for its import
+
+# messages as bytes: of msgspec's structs that have a role and a content, in this order, or of such dictionaries
+spoken: Callable[[Sequence[Any]], bytes] = msgspec.msgpack.Encoder().encode
+
+# 64 bits that stand for a text, or for what is spoken: two rows share them when they are the same. By the birthday
+# bound, a million different rows collide with a chance of 3e-8
+digest: Callable[[bytes], int] = xxh3_64_intdigest
 
 
-def row_key(roles: tuple[str, ...], joined: str, more: str = "") -> int:
-    """Return 64 bits that stand for what a row says: two rows share them when they are the same.
-
-    `joined` are the texts with NUL between them. By the birthday bound, a million different rows collide with a chance
-    of 3e-8.
-    """
-    seed = xxh3_64_intdigest(more.encode(), _roles_digest(roles)) if more else _roles_digest(roles)
-    # UTF-16 is how most texts lie in memory that are not ASCII
-    return xxh3_64_intdigest(joined.encode("ascii" if joined.isascii() else "utf-16-le"), seed)
-
-
-@lru_cache(maxsize=4096)
-def _roles_digest(roles: tuple[str, ...]) -> int:
-    return xxh3_64_intdigest("\0".join(roles).encode())
+def row_key(messages: Sequence[Any], more: str) -> int:
+    """Return what stands for a row, which says more than its messages, or nothing more."""
+    key = digest(spoken(messages))
+    return xxh3_64_intdigest(more.encode(), key) if more else key
 
 
 def said_of(key: int, prompt: Any, prompt_id: Any) -> Said:
     """Take the digests of a row's columns."""
-    return key, text_digest(prompt.encode()) if isinstance(prompt, str) else NONE, id_digest(prompt_id)
+    return key, digest(prompt.encode()) if isinstance(prompt, str) else NONE, id_digest(prompt_id)
 
 
 def id_digest(prompt_id: Any) -> int:
     """Return what stands for a prompt_id; a number is another one than its digits."""
     if isinstance(prompt_id, str):
-        return text_digest(prompt_id.encode())
+        return digest(prompt_id.encode())
     return xxh3_64_intdigest(str(prompt_id).encode(), seed=1) if isinstance(prompt_id, int) else NONE
 
 
-def text_digest(utf8: bytes) -> int:
-    """Return what stands for a prompt."""
-    return xxh3_64_intdigest(utf8)
-
-
-def _are_new(digests: Sequence[int], known: dict[int, int]) -> bool:
-    return len({*digests}) == len(digests) and known.keys().isdisjoint(digests)
-
-
 class Seen:
-    """The good rows so far, by what they say, by prompt and by prompt_id. Holds digests, not texts."""
+    """The good rows so far, by what they say, by prompt and by prompt_id. Holds digests, not texts.
+
+    Rows are told what they repeat one by one as they come (`look`), or all at the end (`take` and `repeats`).
+    """
 
     def __init__(self) -> None:
-        self._rows: dict[int, int] = {}  # digest -> number of the first row, from 0
-        self._prompts: dict[int, int] = {}
-        self._ids: dict[int, int] = {}
-        self._lines = array("Q")  # of every row
-        self._prompt_of = array("Q")
-        self._starts: list[int] = []  # number of each file's first row
+        self._said = array("Q"), array("Q"), array("Q")  # see Said, of every row
+        self._lines = array("Q")
+        self._starts: list[int] = []  # number of each file's first row, from 0
         self._files: list[tuple[int, str]] = []  # the split that each file belongs to, and its name
+        self._first_rows: dict[int, int] = {}  # digest -> number of the first row that has it
+        self._first_prompts: dict[int, int] = {}
+        self._first_ids: dict[int, int] = {}
 
     def begin(self, split: int, file: str) -> None:
         """Say where the rows that follow stand."""
         self._starts.append(len(self._lines))
         self._files.append((split, file))
 
-    def look_all(self, said: Sequence[Sequence[int]], lines: Sequence[int]) -> Iterator[tuple[int, Fault]]:
-        """Remember rows, given by the three columns of what they say; yield what they repeat, each with its line."""
-        keys, prompts, ids = said
-        # most often nothing is repeated, which sets and dictionaries tell faster than rows
-        remembered = [(self._rows, keys)]
-        if any(prompts):
-            remembered += [(self._prompts, prompts), *([(self._ids, ids)] if any(ids) else [])]
-        if all(NONE not in digests and _are_new(digests, known) for known, digests in remembered):
-            rows = range(len(self._lines), len(self._lines) + len(lines))
-            for known, digests in remembered:
-                known.update(zip(digests, rows, strict=True))
-            self._lines.extend(lines)
-            self._prompt_of.extend(prompts)
-            return
-        for line, *row in zip(lines, *said, strict=True):
-            yield from ((line, fault) for fault in self.look((row[0], row[1], row[2]), line))
+    def take(self, said: Sequence[Sequence[int]], lines: Sequence[int]) -> None:
+        """Remember rows, given by the three columns of what they say."""
+        for column, digests in zip(self._said, said, strict=True):
+            column.extend(digests)
+        self._lines.extend(lines)
 
     def look(self, said: Said, line: int) -> Sequence[Fault]:
-        """Remember a row; return what it repeats. A repeated row is not blamed for its repeated prompt too."""
-        key, prompt, prompt_id = said
-        row = len(self._lines)
-        self._lines.append(line)
-        self._prompt_of.append(prompt)
-        first = self._rows.setdefault(key, row)
+        """Remember a row; return what it repeats."""
+        self.take([(part,) for part in said], (line,))
+        return self._look(len(self._lines) - 1)
+
+    def repeats(self) -> Iterator[tuple[int, int, int, Fault]]:
+        """Yield what rows repeat: the number of the file and of its good row, both from 0, the line, the fault."""
+        repeated = [_repeated(column) for column in self._said]
+        if not any(repeated):
+            return
+        keys, prompts, ids = repeated
+        for row, (key, prompt, prompt_id) in enumerate(zip(*self._said, strict=True)):
+            if key in keys or prompt in prompts or prompt_id in ids:
+                file = self._file_of(row)
+                yield from ((file, row - self._starts[file], self._lines[row], fault) for fault in self._look(row))
+
+    def _look(self, row: int) -> Sequence[Fault]:
+        """Return what a row repeats of those looked at. A repeated row is not blamed for its repeated prompt too."""
+        key, prompt, prompt_id = (column[row] for column in self._said)
+        first = self._first_rows.setdefault(key, row)
         if first != row:
-            if self._file_of(first)[0] != self._files[-1][0]:
+            if self._files[self._file_of(first)][0] != self._files[self._file_of(row)][0]:
                 return [Fault("in_two_splits", "", f"stands in another split too, at {self._at(first)}")]
             return [Fault("duplicate", "", f"says the same as the row at {self._at(first)}")]
         if prompt == NONE:
             return ()
         faults = []
-        first = self._prompts.setdefault(prompt, row)
+        first = self._first_prompts.setdefault(prompt, row)
         if first != row:
             faults.append(Fault("same_prompt", "prompt", f"the same prompt stands at {self._at(first)}"))
         if prompt_id != NONE:
-            first = self._ids.setdefault(prompt_id, row)
-            if self._prompt_of[first] != prompt:
+            first = self._first_ids.setdefault(prompt_id, row)
+            if self._said[1][first] != prompt:
                 faults.append(Fault("same_prompt_id", "prompt_id", f"another prompt has this id at {self._at(first)}"))
         return faults
 
-    def _file_of(self, row: int) -> tuple[int, str]:
-        return self._files[bisect_right(self._starts, row) - 1]
+    def _file_of(self, row: int) -> int:
+        return bisect_right(self._starts, row) - 1
 
     def _at(self, row: int) -> str:
-        return f"{self._file_of(row)[1]}:{self._lines[row]}"
+        return f"{self._files[self._file_of(row)][1]}:{self._lines[row]}"
+
+
+def _repeated(digests: "array[int]") -> set[int]:
+    """Return the digests that stand more than once."""
+    if len(digests) < VECTOR_ROWS:
+        found = {digest for digest, count in Counter(digests).items() if count > 1}
+    else:
+        np = importlib.import_module("numpy")
+        ranked = np.sort(np.frombuffer(digests, np.uint64))
+        found = set(ranked[1:][ranked[1:] == ranked[:-1]].tolist())
+    return found - {NONE}
