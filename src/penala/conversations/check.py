@@ -18,8 +18,8 @@ from penala.conversations import parallel
 from penala.conversations.conversation import Conversation, Finding, Level
 from penala.conversations.faults import CODES, Fault
 from penala.conversations.files import find_files, read_pieces, readable, records_of, start_of_lines
-from penala.conversations.json_text import unix_lines
 from penala.conversations.judge import Judge, Verdict, Verdicts
+from penala.conversations.lines import unix_lines
 from penala.conversations.records import Record, Unreadable
 from penala.conversations.schemas import COLUMNS, Names, check_names, commonest_schema, renamed, unread_columns
 from penala.conversations.seen import Said, Seen

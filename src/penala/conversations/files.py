@@ -15,7 +15,8 @@ from typing import BinaryIO, cast
 
 from penala.conversations import mltable
 from penala.conversations.faults import Fault
-from penala.conversations.json_text import is_blank, json_pieces, line_blocks, unix_lines
+from penala.conversations.json_text import json_pieces
+from penala.conversations.lines import is_blank, line_blocks, read_lines, unix_lines
 from penala.conversations.records import Record, Unreadable
 from penala.conversations.shards import (
     ARROW_SUFFIXES,
@@ -230,5 +231,8 @@ def _utf8_blocks(stream: BinaryIO, encoding: str) -> Iterator[bytes]:
 
 def _read(stream: BinaryIO) -> Iterator[bytes]:
     bytes(_KEPT_BYTES)  # glibc has seen a large piece freed, and now keeps the memory of blocks from one to the next
-    while block := stream.read(BLOCK_BYTES):
-        yield block
+    if isinstance(stream, io.BufferedReader):  # a file as it lies on the disk
+        yield from read_lines(stream.fileno(), stream.tell(), os.fstat(stream.fileno()).st_size, BLOCK_BYTES)
+    else:
+        while block := stream.read(BLOCK_BYTES):
+            yield block

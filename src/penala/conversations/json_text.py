@@ -3,10 +3,11 @@
 import itertools
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from penala.conversations.faults import Fault
+from penala.conversations.lines import is_blank, line_blocks, unix_lines
 from penala.conversations.records import Record
 
 Blocks = Callable[[], Iterator[bytes]]
@@ -36,34 +37,6 @@ def json_pieces(blocks: Blocks) -> Iterator[bytes | Record]:
         del ahead
         text = b"".join(blocks()).decode("utf-8", "surrogateescape")  # bad bytes belong to the row that holds them
         yield from _values(text.replace("\r\n", "\n").replace("\r", "\n"))
-
-
-def line_blocks(blocks: Iterable[bytes]) -> Iterator[bytes]:
-    """Yield the same bytes, cut where lines end."""
-    started: list[bytes | memoryview] = []
-    for block in blocks:
-        # a CR at the end may be half of a CRLF
-        border = max(block.rfind(b"\n"), block.rfind(b"\r", 0, -1)) + 1
-        view = memoryview(block)
-        if border:
-            yield b"".join([*started, view[:border]])
-            started = []
-        started.append(view[border:])
-    if any(started):
-        yield b"".join(started)
-
-
-def unix_lines(block: bytes) -> bytes:
-    """Return a block of whole lines with LF for CRLF and CR.
-
-    Only these end a line: U+2028 and its like may stand inside JSON texts, a raw line end may not.
-    """
-    return block.replace(b"\r\n", b"\n").replace(b"\r", b"\n") if b"\r" in block else block
-
-
-def is_blank(line: bytes) -> bool:
-    """Tell whether a line is no row."""
-    return not line or line.isspace()
 
 
 def is_one_value_a_line(first: bytes, second: bytes | None) -> bool:

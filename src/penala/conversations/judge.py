@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from penala.conversations.conversation import NOTHING, Message
 from penala.conversations.decode import decode_row
 from penala.conversations.faults import CODES, Fault
-from penala.conversations.json_text import is_blank, unix_lines
+from penala.conversations.lines import is_blank, unix_lines
 from penala.conversations.messages import Turn
 from penala.conversations.plain import PlainReader, PlainRows
 from penala.conversations.records import Unreadable

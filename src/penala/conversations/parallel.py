@@ -11,15 +11,13 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 from penala.conversations.files import BLOCK_BYTES, readable
-from penala.conversations.json_text import line_blocks
 from penala.conversations.judge import Judge, Verdicts
+from penala.conversations.lines import Range, line_ranges, read_lines
 
 LARGE_BYTES = 32 << 20  # from here on the start of the processes pays
 RANGE_BYTES = 4 << 20  # go to a process together
 MAXIMUM_CORES = 8  # keep up with this process, which remembers what was said
-_LOOK_BYTES = 1 << 14  # are searched at once for the end of a line
 _PR_SET_PDEATHSIG = 1
-Range = tuple[int, int]
 _judge: Judge  # of a worker process
 _file: int
 
@@ -46,7 +44,7 @@ def judged(path: Path, start: int, judge: Judge) -> Iterator[Verdicts]:
     context = multiprocessing.get_context("fork")
     try:
         with readable(), ProcessPoolExecutor(num_cores(), context, _begin, (os.getpid(), file, judge)) as pool:
-            for part in ranges(file, start):
+            for part in line_ranges(file, start, os.fstat(file).st_size, RANGE_BYTES):
                 waiting.append((part, _submitted(pool, part)))
                 if len(waiting) > 2 * num_cores():
                     yield from _merged(file, judge, *waiting.popleft())
@@ -54,27 +52,6 @@ def judged(path: Path, start: int, judge: Judge) -> Iterator[Verdicts]:
                 yield from _merged(file, judge, *waiting.popleft())
     finally:
         os.close(file)
-
-
-def ranges(file: int, start: int) -> Iterator[Range]:
-    """Yield [start, end) for parts of a file that end where lines end."""
-    size = os.fstat(file).st_size
-    while start < size:
-        end = _line_start(file, start + RANGE_BYTES)
-        yield start, end
-        start = end
-
-
-def _line_start(file: int, at: int) -> int:
-    """Return where the first line starts after `at`, or where the file ends."""
-    while block := os.pread(file, _LOOK_BYTES, at):
-        # a CR at the end may be half of a CRLF
-        found = [end for end in (block.find(b"\n"), block.find(b"\r", 0, -1)) if end >= 0]
-        if found:
-            border = min(found) + 1
-            return at + border + block.startswith(b"\n", border)
-        at += max(len(block) - 1, 1)
-    return at
 
 
 def _submitted(pool: ProcessPoolExecutor, part: Range) -> Future[list[Verdicts]] | None:
@@ -108,10 +85,4 @@ def _work(part: Range) -> list[Verdicts]:
 
 
 def _judged(file: int, judge: Judge, part: Range) -> list[Verdicts]:
-    return list(judge.blocks(line_blocks(_blocks(file, *part))))
-
-
-def _blocks(file: int, start: int, end: int) -> Iterator[bytes]:
-    while start < end and (block := os.pread(file, min(BLOCK_BYTES, end - start), start)):
-        yield block
-        start += len(block)
+    return list(judge.blocks(read_lines(file, *part, BLOCK_BYTES)))

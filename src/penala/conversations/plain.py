@@ -110,16 +110,17 @@ class PlainReader:
 
         Either every row has a prompt or none has.
         """
-        prompts = list(map(itemgetter(self._prompt), columns))
-        ids = list(map(itemgetter(self._prompt_id), columns))
-        _require(None not in ids)
-        if prompts.count(UNSET) == len(prompts):
-            return [NONE] * len(prompts), list(map(id_digest, ids))
+        prompts, ids = [list(map(itemgetter(at), columns)) for at in (self._prompt, self._prompt_id)]
+        id_types = {*map(type, ids)}
+        _require(type(None) not in id_types)
+        id_digests = list(map(digest, map(str.encode, ids)) if id_types == {str} else map(id_digest, ids))
+        if {*map(type, prompts)} == {type(UNSET)}:
+            return [NONE] * len(prompts), id_digests
         _require(prompts == [each[at].content for each, at in zip(messages, map(_first_user, roles), strict=True)])
         data = list(map(str.encode, prompts))
         if ids != [sha256(prompt).hexdigest() for prompt in data]:
             _require(all(map(_is_id_of, ids, data)))
-        return list(map(digest, data)), list(map(id_digest, ids))
+        return list(map(digest, data)), id_digests
 
 
 @lru_cache(maxsize=4096)

@@ -170,6 +170,8 @@ def _unknown(where: str, name: str, known: list[str]) -> UsageError:
 
 def renamed(row: dict[str, Any], names: Names) -> dict[str, Any]:
     """Return the row under our column names. A column that had one of them gives way to what is named so."""
+    if not names:
+        return row
     theirs = {their: our for our, their in names.items() if our not in MESSAGE_KEYS and their in row}
     taken = {our for their, our in theirs.items() if our != their}
     return {theirs.get(key, key): value for key, value in row.items() if key in theirs or key not in taken}

@@ -1,6 +1,7 @@
 """What earlier rows said, so that a row that comes again is noticed, in its own file or in another split."""
 
 import importlib
+import sys
 from array import array
 from bisect import bisect_right
 from collections import Counter
@@ -15,7 +16,7 @@ from penala.conversations.faults import Fault
 # what a row says: 64 bits each of its messages, its prompt and its prompt_id. A bare tuple: there are many of them
 Said = tuple[int, int, int]
 NONE = 0  # stands for no prompt or prompt_id; one digest in 2**64 is taken for it
-VECTOR_ROWS = 1 << 17  # from here on numpy pays for its import
+VECTOR_ROWS = 1 << 17
 
 # messages as bytes: of msgspec's structs that have a role and a content, in this order, or of such dictionaries
 spoken: Callable[[Sequence[Any]], bytes] = msgspec.msgpack.Encoder().encode
@@ -76,14 +77,9 @@ class Seen:
 
     def repeats(self) -> Iterator[tuple[int, int, int, Fault]]:
         """Yield what rows repeat: the number of the file and of its good row, both from 0, the line, the fault."""
-        repeated = [_repeated(column) for column in self._said]
-        if not any(repeated):
-            return
-        keys, prompts, ids = repeated
-        for row, (key, prompt, prompt_id) in enumerate(zip(*self._said, strict=True)):
-            if key in keys or prompt in prompts or prompt_id in ids:
-                file = self._file_of(row)
-                yield from ((file, row - self._starts[file], self._lines[row], fault) for fault in self._look(row))
+        for row in sorted(set().union(*map(_repeated, self._said))):
+            file = self._file_of(row)
+            yield from ((file, row - self._starts[file], self._lines[row], fault) for fault in self._look(row))
 
     def _look(self, row: int) -> Sequence[Fault]:
         """Return what a row repeats of those looked at. A repeated row is not blamed for its repeated prompt too."""
@@ -113,11 +109,14 @@ class Seen:
 
 
 def _repeated(digests: "array[int]") -> set[int]:
-    """Return the digests that stand more than once."""
-    if len(digests) < VECTOR_ROWS:
-        found = {digest for digest, count in Counter(digests).items() if count > 1}
-    else:
-        np = importlib.import_module("numpy")
-        ranked = np.sort(np.frombuffer(digests, np.uint64))
-        found = set(ranked[1:][ranked[1:] == ranked[:-1]].tolist())
-    return found - {NONE}
+    """Return the rows whose digest stands more than once."""
+    # numpy pays for its import from here on, and where it is there
+    np = importlib.import_module("numpy") if len(digests) >= VECTOR_ROWS else sys.modules.get("numpy")
+    if np is None:
+        counts = Counter(digests)
+        return {row for row, digest in enumerate(digests) if digest != NONE and counts[digest] > 1}
+    column = np.frombuffer(digests, np.uint64)
+    rows = np.flatnonzero(column)  # not NONE
+    rows = rows[np.argsort(column[rows])]
+    is_same = column[rows[1:]] == column[rows[:-1]]
+    return {*rows[1:][is_same].tolist(), *rows[:-1][is_same].tolist()}
