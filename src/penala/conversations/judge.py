@@ -58,7 +58,7 @@ class Verdicts:
         """Take rows of which nothing is to be said."""
         self.lines.extend(lines)
         for column, digests in zip(self.said, rows.said, strict=True):
-            column.extend(digests)
+            column.fromlist(digests)
         self.markers += compress(lines, rows.has_marker)
 
 

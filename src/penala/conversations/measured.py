@@ -8,7 +8,7 @@ VECTOR_BYTES = 32 << 20  # from here on numpy pays for its import
 _CONTROL = re.compile(rb"\\(?:u00[017]|b)")
 _DEL = b"\x7f"
 _CONTROL_CODE = re.compile(rb"00[017]")
-_BACKSLASH, _QUOTE, _B, _N, _U, _ZERO, _SEVEN = b'\\"bnu07'
+_BACKSLASH, _QUOTE, _B, _U, _ZERO, _SEVEN = b'\\"bu07'
 
 
 class Measured(NamedTuple):
@@ -24,7 +24,7 @@ class Measure:
 
     def __init__(self, file_bytes: int = 0) -> None:
         self._numpy: Any = importlib.import_module("numpy") if file_bytes >= VECTOR_BYTES else None
-        self._masks: Any = self._numpy and self._numpy.empty((3, 0), bool)  # one bool a byte, used again
+        self._mask: Any = self._numpy and self._numpy.empty(0, bool)  # a bool a byte, used again
 
     def of(self, block: bytes) -> Measured:
         """Measure a block."""
@@ -38,32 +38,26 @@ class Measure:
         """Measure with few looks at each byte; None where that does not tell."""
         np = self._numpy
         characters = np.frombuffer(block, np.uint8)
-        if len(characters) > self._masks.shape[1]:
-            self._masks = np.empty((3, len(characters)), bool)
-        is_backslash, no_quote, mask = self._masks[:, : len(characters)]
-        np.equal(characters, _BACKSLASH, out=is_backslash)
-        np.not_equal(characters, _QUOTE, out=no_quote)
-        before, behind = is_backslash[:-1], mask[1:]
-        np.logical_or(before, no_quote[1:], out=behind)
-        num_quotes = len(behind) - np.count_nonzero(behind) + block.startswith(b'"')
-        # most backslashes stand before a quote or an n, and escape it; look closely at the others only
-        np.logical_and(np.not_equal(characters, _N, out=mask), no_quote, out=mask)
-        at = np.flatnonzero(np.logical_and(before, behind, out=behind))
-        if len(at) and self._is_rare(block, characters, at):
+        if len(characters) > len(self._mask):
+            self._mask = np.empty(len(characters), bool)
+        mask = self._mask[: len(characters)]
+        num_quotes = np.count_nonzero(np.equal(characters, _QUOTE, out=mask))
+        at = np.flatnonzero(np.equal(characters, _BACKSLASH, out=mask))
+        escaped = characters.take(at + 1, mode="clip") if len(at) else at
+        if _is_rare(block, characters, at, escaped):
             return None
+        num_quotes -= np.count_nonzero(escaped == _QUOTE)
         return Measured(_num_lines(block), int(num_quotes), _DEL in block)
 
-    def _is_rare(self, block: bytes, characters: Any, at: Any) -> bool:
-        """Tell whether a quote stands behind two backslashes, or after one of those `at` what makes a control."""
-        escaped = characters.take(at + 1)
-        pairs = at[escaped == _BACKSLASH]
-        if (escaped == _B).any() or (characters.take(pairs + 2, mode="clip") == _QUOTE).any():
-            return True
-        codes = at[escaped == _U] + 2
-        if not len(codes):
-            return False
-        near = (characters.take(codes + 1, mode="clip") == _ZERO) & (characters.take(codes + 2, mode="clip") <= _SEVEN)
-        return any(_CONTROL_CODE.match(block, code) for code in codes[near].tolist())
+
+def _is_rare(block: bytes, characters: Any, at: Any, escaped: Any) -> bool:
+    """Tell whether a quote stands behind two backslashes, or what makes a control behind one, of those `at`."""
+    behind = at[escaped == _BACKSLASH] + 2
+    if (escaped == _B).any() or (characters.take(behind, mode="clip") == _QUOTE).any():
+        return True
+    codes = at[escaped == _U] + 2
+    near = (characters.take(codes + 1, mode="clip") == _ZERO) & (characters.take(codes + 2, mode="clip") <= _SEVEN)
+    return any(_CONTROL_CODE.match(block, code) for code in codes[near].tolist())
 
 
 def _without_pairs(block: bytes) -> bytes:

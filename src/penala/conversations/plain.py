@@ -6,10 +6,9 @@ schemas.py and rules.py look at each part of it. The two ways agree; a property 
 """
 
 from collections.abc import Callable, Sequence
-from functools import lru_cache
 from hashlib import sha256
 from itertools import chain
-from operator import attrgetter, itemgetter
+from operator import attrgetter, getitem, itemgetter
 from typing import Any, Literal
 
 import msgspec
@@ -79,13 +78,15 @@ class PlainReader:
 
     def _prove(self, rows: list[Any], block: bytes, *, lines: bool) -> PlainRows:
         """Raise _NotPlainError unless no rule has anything to say."""
+        _require(bool(rows))
         messages = list(map(_messages_of, rows))
         roles = [tuple(map(_role_of, each)) for each in messages]
+        orders = {*roles}  # there are few
         texts: list[str] = list(map(_content_of, chain.from_iterable(messages)))
         columns = list(map(self._columns_of, rows))
         said = list(map(spoken, messages))
-        _require(all(map(is_orderly, roles)) and max(map(len, roles), default=0) <= LONG_MESSAGES)
-        _require(max(map(len, said), default=0) < LONG_CHARACTERS)  # no fewer bytes than characters
+        _require(all(map(is_orderly, orders)) and max(map(len, orders)) <= LONG_MESSAGES)
+        _require(max(map(len, said)) < LONG_CHARACTERS)  # no fewer bytes than characters
         if not _VISIBLE.issuperset(map(_start_of, texts)):
             _require(not any(map(INVISIBLE.fullmatch, texts)))
         types = list(map(type, chain.from_iterable(columns)))
@@ -95,7 +96,9 @@ class PlainReader:
         # decoders keep the last value of a key that stands twice; then there are more quotes than values need
         num_columns, num_texts = len(types) - types.count(type(UNSET)), types.count(str)
         _require(measured.num_quotes == 2 * len(rows) + 8 * len(texts) + 2 * (num_columns + num_texts))
-        prompts, ids = self._look_at_columns(roles, messages, columns)
+        first_user = {order: order.index("user") for order in orders}
+        questions = list(map(_content_of, map(getitem, messages, map(first_user.__getitem__, roles))))
+        prompts, ids = self._look_at_columns(columns, questions)
         # most rows have no byte of a marker's first characters
         markers = [
             (_ANGLE in data or _SQUARE in data) and any(map(has_marker, map(_content_of, each)))
@@ -103,12 +106,10 @@ class PlainReader:
         ]
         return PlainRows(messages, columns, (list(map(digest, said)), prompts, ids), markers)
 
-    def _look_at_columns(
-        self, roles: list[_Roles], messages: list[list[_Message]], columns: list[tuple[Any, ...]]
-    ) -> tuple[list[int], list[int]]:
+    def _look_at_columns(self, columns: list[tuple[Any, ...]], questions: list[str]) -> tuple[list[int], list[int]]:
         """Return what stands for each row's prompt and prompt_id, when no rule objects to them.
 
-        Either every row has a prompt or none has.
+        Either every row has a prompt, its first question, or none has.
         """
         prompts, ids = [list(map(itemgetter(at), columns)) for at in (self._prompt, self._prompt_id)]
         id_types = {*map(type, ids)}
@@ -116,16 +117,11 @@ class PlainReader:
         id_digests = list(map(digest, map(str.encode, ids)) if id_types == {str} else map(id_digest, ids))
         if {*map(type, prompts)} == {type(UNSET)}:
             return [NONE] * len(prompts), id_digests
-        _require(prompts == [each[at].content for each, at in zip(messages, map(_first_user, roles), strict=True)])
+        _require(prompts == questions)
         data = list(map(str.encode, prompts))
         if ids != [sha256(prompt).hexdigest() for prompt in data]:
             _require(all(map(_is_id_of, ids, data)))
         return list(map(digest, data)), id_digests
-
-
-@lru_cache(maxsize=4096)
-def _first_user(roles: _Roles) -> int:
-    return roles.index("user")
 
 
 def _is_id_of(prompt_id: Any, prompt: bytes) -> bool:
