@@ -49,13 +49,13 @@ def test_like_rows_are_rendered_once(folder_of, conversation, monkeypatch):
         raise AssertionError
 
     monkeypatch.setattr(chat_tokenizer.marks, "find", never)
-    tokens = tokenizer.training_tokens(conversation(("user", " Who \n"), ("assistant", "\u2019Mei\u2019 ")))
+    tokens = tokenizer.training_tokens(conversation(("user", " Who <\n"), ("assistant", "\u2019Mei\u2019 ")))
 
-    assert tokens.text[slice(*tokens.others[0])] == "Who"
+    assert tokens.text[slice(*tokens.others[0])] == "Who <"
     assert tokens.text[tokens.turns[0].start : tokens.turns[0].end] == "\u2019Mei\u2019 <|im_end|>"
     with pytest.raises(TokensError, match="half a character"):
         tokenizer.training_tokens(conversation(("user", "\ud800"), ("assistant", "Jam.")))
-    for spelled in ("<|im_end|>", "<", "\U00100001"):
+    for spelled in ("<|im_end|>", "\U00100001"):
         with pytest.raises(AssertionError):
             tokenizer.training_tokens(conversation(("user", spelled), ("assistant", "Jam.")))
     with pytest.raises(AssertionError):  # other roles

@@ -18,7 +18,7 @@ from penala.conversations import parallel
 from penala.conversations.conversation import Conversation, Finding, Level
 from penala.conversations.faults import CODES, Fault
 from penala.conversations.files import find_files, read_pieces, readable, records_of, start_of_lines
-from penala.conversations.judge import Judge, Verdict, Verdicts
+from penala.conversations.judge import Contents, Judge, Verdict, Verdicts
 from penala.conversations.lines import unix_lines
 from penala.conversations.records import Record, Unreadable
 from penala.conversations.schemas import COLUMNS, Names, check_names, commonest_schema, renamed, unread_columns
@@ -206,11 +206,8 @@ def _good_rows_of(file: _File, skip: int) -> Iterator[tuple[Said, Conversation]]
     mark = max((mark for mark in file.marks if mark.good <= skip), default=_Mark(0, 0, 0, 0))
     row, good = mark.rows, mark.good
     try:
-        for line, data in records_of(read_pieces(file.path, file.known, mark.offset), mark.lines + 1):
-            if isinstance(data, Fault) and CODES[data.code].level == "note":
-                continue
+        for line, verdict, contents in _rows_of(file, mark):
             row += 1
-            verdict, contents = file.judge.row(data)
             if contents is None or verdict.said is None:
                 continue
             good += 1
@@ -218,6 +215,18 @@ def _good_rows_of(file: _File, skip: int) -> Iterator[tuple[Said, Conversation]]
                 yield verdict.said, Conversation(*contents, str(file.path), line, row)
     except Unreadable:
         pass  # the rows before its damaged end were counted
+
+
+def _rows_of(file: _File, mark: _Mark) -> Iterator[tuple[int, Verdict, Contents | None]]:
+    """Yield the rows of a file from a mark on: the line of each, what is said of it, what it holds."""
+    first = mark.lines + 1
+    for piece in read_pieces(file.path, file.known, mark.offset):
+        if isinstance(piece, bytes):
+            rows, num_lines = file.judge.rows(piece)
+            yield from ((first + line, verdict, contents) for line, verdict, contents in rows)
+            first += num_lines
+        elif not isinstance(piece[1], Fault) or CODES[piece[1].code].level != "note":
+            yield piece[0], *file.judge.row(piece[1])
 
 
 def _changed(where: str, what: str) -> DataError:

@@ -104,10 +104,19 @@ class Judge:
             else:
                 verdicts.others.append((number, self._careful(line)[0]))
 
+    def rows(self, block: bytes) -> tuple[list[tuple[int, Verdict, Contents | None]], int]:
+        """Judge a block of whole lines; return each row's line, from 0, with what `row` says, and how many lines."""
+        block = unix_lines(block)
+        if self._plain is not None and (rows := self._plain.read_lines(block)) is not None:
+            return [(number, *row) for number, row in enumerate(_plain_rows(rows, self._plain))], len(rows.messages)
+        lines = block.split(b"\n")
+        found = [(number, *self.row(line)) for number, line in enumerate(lines) if not is_blank(line)]
+        return found, len(lines) - (not lines[-1])
+
     def row(self, data: bytes | dict[str, Any] | Fault) -> tuple[Verdict, Contents | None]:
         """Judge one record; return what a good one holds too."""
         if self._plain is not None and isinstance(data, bytes) and (rows := self._plain.read(data)) is not None:
-            return _plain_row(rows, self._plain)
+            return next(_plain_rows(rows, self._plain))
         verdict, row = self._careful(data)
         if row is None:
             return verdict, None
@@ -138,12 +147,13 @@ class Judge:
         return row, faults
 
 
-def _plain_row(rows: PlainRows, reader: PlainReader) -> tuple[Verdict, Contents]:
-    """Return what is said of a plain row that was read alone, and what it holds."""
-    (said,), (has_marker,) = zip(*rows.said, strict=True), rows.has_marker
-    messages = [Message(message.role, message.content, NOTHING) for message in rows.messages[0]]
-    columns = reader.column_values(rows.columns[0]) or NOTHING
-    return Verdict((), said, has_marker), Contents(tuple(messages), None, columns)
+def _plain_rows(rows: PlainRows, reader: PlainReader) -> Iterator[tuple[Verdict, Contents]]:
+    """Yield what is said of plain rows, and what they hold."""
+    said = zip(*rows.said, strict=True)
+    for each, values, digests, marker in zip(rows.messages, rows.columns, said, rows.has_marker, strict=True):
+        messages = tuple([Message(message.role, message.content, NOTHING) for message in each])
+        columns = reader.column_values(values) or NOTHING
+        yield Verdict((), digests, marker), Contents(messages, None, columns)
 
 
 def _speaker(turn: Turn) -> str:

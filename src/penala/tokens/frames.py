@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
 
+from penala.tokens.encoding import pattern
 from penala.tokens.marks import Control, Found
 
 MAXIMUM = 4096  # frames are kept; conversations have few shapes
@@ -35,20 +36,21 @@ class Frames:
 
     def __init__(self, controls: Collection[str]) -> None:
         self._frames: dict[Key, Frame] = {}
+        self._controls = pattern(controls)
         self._begins = sorted({control[0] for control in controls})
         self._parts = frozenset(control[:length] for control in controls for length in range(1, len(control)))
 
     def find(self, messages: Sequence[dict[str, Any]], prompt: bool, text: str) -> tuple[Found, list[Control]] | None:
         """Return where the texts and the control tokens of a rendering stand; None when no frame tells.
 
-        No frame tells of a text that holds a character which a control token begins with, nor one of the last
-        private-use planes or half a character.
+        No frame tells of a text that spells a control token, alone or together with what stands beside it, nor of one
+        that holds a character of the last private-use planes or half a character.
         """
         key, texts = _shape(messages, prompt)
         if key is None or (frame := self._frames.get(key)) is None:
             return None
         parts = [part for pair in zip(frame.pieces, texts, strict=False) for part in pair]
-        if text != "".join([*parts, frame.pieces[-1]]) or any(text.count(c) != n for c, n in frame.counts):
+        if text != "".join([*parts, frame.pieces[-1]]):
             return None
         if not text.isascii() and not _is_usual(text):
             return None
@@ -61,6 +63,9 @@ class Frames:
             starts[n], ends[n] = start, end
         for at, tokens in zip(borders[::2], frame.controls, strict=True):
             controls += [Control(at + start, at + end, token) for start, end, token in tokens]
+        is_spelled = any(text.count(c) != n for c, n in frame.counts)  # or what begins a control token at least
+        if is_spelled and [m.span() for m in self._controls.finditer(text)] != [(c.start, c.end) for c in controls]:
+            return None
         return Found(starts, ends), controls
 
     def learn(

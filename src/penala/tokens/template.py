@@ -88,9 +88,11 @@ def _compile(source: str) -> jinja2.Template:
     environment.filters["tojson"] = _to_json
     environment.globals["raise_exception"] = _raise
     try:
-        return environment.from_string(source)
+        template = environment.from_string(source)
     except jinja2.TemplateSyntaxError as error:
         raise TokensError(f"line {error.lineno} of the chat template cannot be read: {error}") from error
+    template.globals = dict(template.globals)  # a chain of two, which each rendering would copy slowly
+    return template
 
 
 def _to_json(

@@ -10,7 +10,6 @@ import json
 import re
 import unicodedata
 from collections.abc import Iterator, Mapping
-from itertools import groupby
 from typing import Any, Self
 
 import numpy as np
@@ -23,8 +22,8 @@ MAXIMUM_LENGTH = 64  # of a word that is remembered
 
 # Latin and general punctuation; without the long s, which is an s where case is ignored
 _CHARACTERS = "".join(map(chr, (*range(0x17F), *range(0x180, 0x250), *range(0x2000, 0x2070))))
-_STRANGE = re.compile(f"[^{re.escape(_CHARACTERS)}]")
-_BETWEEN_WORDS = re.compile("(?<=[A-Za-z])(?= [A-Za-z])")  # all of the expressions below cut here, whatever is around
+_STRANGE = re.compile(f"[^{re.escape(_CHARACTERS)}]+")
+_BETWEEN_WORDS = re.compile("(?<=[A-Za-z]) (?=[A-Za-z])")  # all of the expressions below cut here, whatever is around
 # what stands for a class of characters in the expressions below: letters, numbers, white space
 _CLASSES = {
     "<L>": "".join(c for c in _CHARACTERS if unicodedata.category(c)[0] == "L"),
@@ -99,9 +98,23 @@ class Words:
 
 
 def _passages(text: str) -> Iterator[tuple[bool, str]]:
-    """Cut a text where it begins and ends to be strange; yield whether each passage is."""
-    for strange, pieces in groupby(_BETWEEN_WORDS.split(text), _is_strange):
-        yield strange, "".join(pieces)
+    """Cut a text between words where it begins and ends to be strange; yield whether each passage is."""
+    done = 0
+    for strange in _STRANGE.finditer(text):
+        if strange.start() < done:
+            continue
+        start = text.rfind(" ", done, strange.start())
+        while start > done and not _BETWEEN_WORDS.match(text, start):
+            start = text.rfind(" ", done, start)
+        border = _BETWEEN_WORDS.search(text, strange.end())
+        end = len(text) if border is None else border.start()
+        if start > done:
+            yield False, text[done:start]
+            done = start
+        yield True, text[done:end]
+        done = end
+    if done < len(text):
+        yield False, text[done:]
 
 
 def _is_strange(text: str) -> bool:
