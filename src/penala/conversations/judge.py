@@ -4,7 +4,6 @@ import json
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import compress
 from typing import Any, NamedTuple
 
 from penala.conversations.conversation import NOTHING, Message
@@ -59,7 +58,7 @@ class Verdicts:
         self.lines.extend(lines)
         for column, digests in zip(self.said, rows.said, strict=True):
             column.fromlist(digests)
-        self.markers += compress(lines, rows.has_marker)
+        self.markers += [lines[row] for row in rows.marked]
 
 
 class Judge:
@@ -149,11 +148,11 @@ class Judge:
 
 def _plain_rows(rows: PlainRows, reader: PlainReader) -> Iterator[tuple[Verdict, Contents]]:
     """Yield what is said of plain rows, and what they hold."""
-    said = zip(*rows.said, strict=True)
-    for each, values, digests, marker in zip(rows.messages, rows.columns, said, rows.has_marker, strict=True):
+    said, marked = zip(*rows.said, strict=True), {*rows.marked}
+    for row, (each, values, digests) in enumerate(zip(rows.messages, rows.columns, said, strict=True)):
         messages = tuple([Message(message.role, message.content, NOTHING) for message in each])
         columns = reader.column_values(values) or NOTHING
-        yield Verdict((), digests, marker), Contents(messages, None, columns)
+        yield Verdict((), digests, row in marked), Contents(messages, None, columns)
 
 
 def _speaker(turn: Turn) -> str:

@@ -7,8 +7,8 @@ schemas.py and rules.py look at each part of it. The two ways agree; a property 
 
 from collections.abc import Callable, Sequence
 from hashlib import sha256
-from itertools import chain
-from operator import attrgetter, getitem, itemgetter
+from itertools import chain, compress, count, repeat
+from operator import attrgetter, contains, getitem, itemgetter, or_
 from typing import Any, Literal
 
 import msgspec
@@ -18,7 +18,6 @@ from penala.conversations.rules import INVISIBLE, LONG_CHARACTERS, LONG_MESSAGES
 from penala.conversations.seen import NONE, digest, id_digest, spoken
 
 UNSET = msgspec.UNSET
-_VISIBLE = frozenset(map(chr, range(0x21, 0x7F)))
 _FLAT = frozenset({str, int, float, bool, type(None), type(UNSET)})
 _NOT_PLAIN = ("tools", "functions")
 _role_of, _content_of, _messages_of = attrgetter("role"), attrgetter("content"), attrgetter("messages")
@@ -33,12 +32,12 @@ class _Message(msgspec.Struct, forbid_unknown_fields=True, gc=False):
 
 
 class PlainRows(msgspec.Struct, gc=False):
-    """Rows without a fault; each list has one item a row."""
+    """Rows without a fault; each list but the last has one item a row."""
 
     messages: list[list[_Message]]
     columns: list[tuple[Any, ...]]  # values of the reader's columns, UNSET where a row has none
     said: tuple[list[int], list[int], list[int]]  # see Said
-    has_marker: list[bool]
+    marked: list[int]  # the rows, from 0, that hold a marker
 
 
 class PlainReader:
@@ -87,7 +86,8 @@ class PlainReader:
         said = list(map(spoken, messages))
         _require(all(map(is_orderly, orders)) and max(map(len, orders)) <= LONG_MESSAGES)
         _require(max(map(len, said)) < LONG_CHARACTERS)  # no fewer bytes than characters
-        if not _VISIBLE.issuperset(map(_start_of, texts)):
+        starts = "".join(map(_start_of, texts))
+        if len(starts) < len(texts) or not starts.isascii() or " " in starts or not starts.isprintable():
             _require(not any(map(INVISIBLE.fullmatch, texts)))
         types = list(map(type, chain.from_iterable(columns)))
         _require(_FLAT.issuperset(types))
@@ -99,12 +99,10 @@ class PlainReader:
         first_user = {order: order.index("user") for order in orders}
         questions = list(map(_content_of, map(getitem, messages, map(first_user.__getitem__, roles))))
         prompts, ids = self._look_at_columns(columns, questions)
-        # most rows have no byte of a marker's first characters
-        markers = [
-            (_ANGLE in data or _SQUARE in data) and any(map(has_marker, map(_content_of, each)))
-            for data, each in zip(said, messages, strict=True)
-        ]
-        return PlainRows(messages, columns, (list(map(digest, said)), prompts, ids), markers)
+        # most rows have no byte that a marker begins with
+        may_have = map(or_, map(contains, said, repeat(_ANGLE)), map(contains, said, repeat(_SQUARE)))
+        marked = [n for n in compress(count(), may_have) if any(map(has_marker, map(_content_of, messages[n])))]
+        return PlainRows(messages, columns, (list(map(digest, said)), prompts, ids), marked)
 
     def _look_at_columns(self, columns: list[tuple[Any, ...]], questions: list[str]) -> tuple[list[int], list[int]]:
         """Return what stands for each row's prompt and prompt_id, when no rule objects to them.
