@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from penala.conversations import files, judge, measured
 from penala.conversations.check import check
 from penala.conversations.judge import Judge
 from penala.conversations.measured import VECTOR_BYTES, Measure
@@ -51,22 +52,39 @@ def lines(draw):
     return line.encode("utf-8", "surrogatepass")
 
 
-@settings(max_examples=150, deadline=None)
-@given(st.lists(lines(), min_size=1, max_size=4).flatmap(lambda some: st.sampled_from([some, some, some + some[:1]])))
-def test_the_fast_way_says_and_reads_what_the_careful_way_does(content):
+FILES = st.lists(lines(), min_size=1, max_size=6).flatmap(lambda some: st.sampled_from([some, some, some + some[:2]]))
+LINE_ENDS = st.sampled_from([b"\n", b"\n", b"\r\n", b"\r", b"\n\n", b"\n \n", b"\n\r"])
+
+
+@pytest.mark.parametrize("in_blocks", [False, True])
+def test_the_fast_way_says_and_reads_what_the_careful_way_does(in_blocks, monkeypatch):
     """For any file: the same findings, counts and conversations. A column mapped to itself turns the fast way off, and
     so does somebody who looks at each row, who is told at once what it repeats.
     """
-    with TemporaryDirectory() as folder:
-        path = Path(folder, "a.jsonl")
-        path.write_bytes(b"\n".join(content))
-        fast, careful = check(path), check(path, columns={"messages": "messages"})
-        looked_at = check(path, each=lambda judged: None)
-        fast_rows, careful_rows = list(fast.rows_again()), list(careful.rows_again())
+    if in_blocks:  # of a large file, as far as numpy and places to start from go
+        monkeypatch.setattr(measured, "VECTOR_BYTES", 0)
+        monkeypatch.setattr(files, "BLOCK_BYTES", 300)
+        monkeypatch.setattr(judge, "TOGETHER_BYTES", 400)
 
-    assert fast.as_dict() == careful.as_dict() == looked_at.as_dict()
-    assert fast_rows == careful_rows
-    assert [(row.line, row.row) for row in fast_rows] == [(row.line, row.row) for row in careful_rows]
+    @settings(max_examples=120, deadline=None)
+    @given(FILES, LINE_ENDS)
+    def agree(content, line_end):
+        with TemporaryDirectory() as folder:
+            path = Path(folder, "a.jsonl")
+            path.write_bytes(line_end.join(content))
+            fast, careful = check(path), check(path, columns={"messages": "messages"})
+            looked_at = check(path, each=lambda judged: None)
+            fast_rows, careful_rows = list(fast.rows_again()), list(careful.rows_again())
+            last_rows = list(fast.rows_again(len(fast_rows) // 2))
+
+        assert fast.as_dict() == careful.as_dict() == looked_at.as_dict()
+        assert fast_rows == careful_rows
+        places = [(row.line, row.row) for row in fast_rows]
+        assert places == [(row.line, row.row) for row in careful_rows]
+        assert last_rows == fast_rows[len(fast_rows) // 2 :]
+        assert [(row.line, row.row) for row in last_rows] == places[len(fast_rows) // 2 :]
+
+    agree()
 
 
 @given(
@@ -158,10 +176,10 @@ def test_a_row_says_the_same_in_every_spelling(ensure_ascii):
     messages = [{"role": "user", "content": "naïve \x0c/"}, {"role": "assistant", "content": 'é\t"\u2028\\'}]
     row = {"prompt": "naïve \x0c/", "messages": messages}
     turned = {"messages": [dict(reversed(message.items())) for message in messages], "prompt": "naïve \x0c/"}
-    judge = Judge("messages", {}, list(row))
+    fast = Judge("messages", {}, list(row))
     careful = Judge("messages", {"messages": "messages"}, list(row))
-    one = judge.row(json.dumps(row).encode())[0].said
+    one = fast.row(json.dumps(row).encode())[0].said
 
     assert one is not None
-    assert judge.row(json.dumps(turned, ensure_ascii=ensure_ascii).replace("/", "\\/").encode())[0].said == one
+    assert fast.row(json.dumps(turned, ensure_ascii=ensure_ascii).replace("/", "\\/").encode())[0].said == one
     assert careful.row(json.dumps(turned, ensure_ascii=ensure_ascii, indent=0).encode())[0].said == one
