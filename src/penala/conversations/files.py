@@ -16,7 +16,7 @@ from typing import BinaryIO, cast
 from penala.conversations import mltable
 from penala.conversations.faults import Fault
 from penala.conversations.json_text import json_pieces
-from penala.conversations.lines import is_blank, line_blocks, read_lines, unix_lines
+from penala.conversations.lines import line_blocks, numbered_lines, read_lines, unix_lines
 from penala.conversations.records import Record, Unreadable
 from penala.conversations.shards import (
     ARROW_SUFFIXES,
@@ -106,13 +106,14 @@ def read_records(path: Path, known_columns: frozenset[str]) -> Iterator[Record]:
     return records_of(read_pieces(path, known_columns))
 
 
-def records_of(pieces: Iterable[bytes | Record], line: int = 1) -> Iterator[Record]:
-    """Yield the records of what `read_pieces` yields; the first line has the number `line`."""
+def records_of(pieces: Iterable[bytes | Record]) -> Iterator[Record]:
+    """Yield the records of what `read_pieces` yields."""
+    first = 1
     for piece in pieces:
         if isinstance(piece, bytes):
-            lines = unix_lines(piece).split(b"\n")
-            yield from ((number, text) for number, text in enumerate(lines, line) if not is_blank(text))
-            line += len(lines) - 1
+            lines, num_lines = numbered_lines(unix_lines(piece))
+            yield from ((first + number, line) for number, line in lines)
+            first += num_lines
         else:
             yield piece
 

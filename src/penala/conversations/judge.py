@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from penala.conversations.conversation import NOTHING, Message
 from penala.conversations.decode import decode_row
 from penala.conversations.faults import CODES, Fault
-from penala.conversations.lines import is_blank, unix_lines
+from penala.conversations.lines import numbered_lines, unix_lines
 from penala.conversations.messages import Turn
 from penala.conversations.plain import PlainReader, PlainRows
 from penala.conversations.records import Unreadable
@@ -93,24 +93,21 @@ class Judge:
             verdicts.num_lines += len(rows.messages)
             verdicts.take(range(first, verdicts.num_lines), rows)
             return
-        lines = block.split(b"\n")
-        verdicts.num_lines += len(lines) - (not lines[-1])
-        for number, line in enumerate(lines, first):
-            if is_blank(line):
-                continue
+        lines, num_lines = numbered_lines(block)
+        verdicts.num_lines += num_lines
+        for number, line in lines:
             if self._plain is not None and (rows := self._plain.read(line)) is not None:
-                verdicts.take((number,), rows)
+                verdicts.take((first + number,), rows)
             else:
-                verdicts.others.append((number, self._careful(line)[0]))
+                verdicts.others.append((first + number, self._careful(line)[0]))
 
     def rows(self, block: bytes) -> tuple[list[tuple[int, Verdict, Contents | None]], int]:
         """Judge a block of whole lines; return each row's line, from 0, with what `row` says, and how many lines."""
         block = unix_lines(block)
         if self._plain is not None and (rows := self._plain.read_lines(block)) is not None:
             return [(number, *row) for number, row in enumerate(_plain_rows(rows, self._plain))], len(rows.messages)
-        lines = block.split(b"\n")
-        found = [(number, *self.row(line)) for number, line in enumerate(lines) if not is_blank(line)]
-        return found, len(lines) - (not lines[-1])
+        lines, num_lines = numbered_lines(block)
+        return [(number, *self.row(line)) for number, line in lines], num_lines
 
     def row(self, data: bytes | dict[str, Any] | Fault) -> tuple[Verdict, Contents | None]:
         """Judge one record; return what a good one holds too."""

@@ -59,6 +59,12 @@ def unix_lines(block: bytes) -> bytes:
     return block.replace(b"\r\n", b"\n").replace(b"\r", b"\n") if b"\r" in block else block
 
 
+def numbered_lines(block: bytes) -> tuple[list[tuple[int, bytes]], int]:
+    """Return the lines of a block, ended by LF, that are not blank, numbered from 0, and how many lines it has."""
+    lines = block.split(b"\n")
+    return [(number, line) for number, line in enumerate(lines) if not is_blank(line)], len(lines) - (not lines[-1])
+
+
 def is_blank(line: bytes) -> bool:
     """Tell whether a line is no row."""
     return not line or line.isspace()

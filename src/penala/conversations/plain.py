@@ -5,7 +5,7 @@ tests of whole blocks prove that. A row that is not proved plain is not bad: it 
 schemas.py and rules.py look at each part of it. The two ways agree; a property test holds them to it.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from hashlib import sha256
 from itertools import chain, compress, count, repeat
 from operator import attrgetter, contains, getitem, itemgetter, or_
@@ -97,14 +97,14 @@ class PlainReader:
         num_columns, num_texts = len(types) - types.count(type(UNSET)), types.count(str)
         _require(measured.num_quotes == 2 * len(rows) + 8 * len(texts) + 2 * (num_columns + num_texts))
         first_user = {order: order.index("user") for order in orders}
-        questions = list(map(_content_of, map(getitem, messages, map(first_user.__getitem__, roles))))
+        questions = map(_content_of, map(getitem, messages, map(first_user.__getitem__, roles)))
         prompts, ids = self._look_at_columns(columns, questions)
         # most rows have no byte that a marker begins with
         may_have = map(or_, map(contains, said, repeat(_ANGLE)), map(contains, said, repeat(_SQUARE)))
         marked = [n for n in compress(count(), may_have) if any(map(has_marker, map(_content_of, messages[n])))]
         return PlainRows(messages, columns, (list(map(digest, said)), prompts, ids), marked)
 
-    def _look_at_columns(self, columns: list[tuple[Any, ...]], questions: list[str]) -> tuple[list[int], list[int]]:
+    def _look_at_columns(self, columns: list[tuple[Any, ...]], questions: Iterable[str]) -> tuple[list[int], list[int]]:
         """Return what stands for each row's prompt and prompt_id, when no rule objects to them.
 
         Either every row has a prompt, its first question, or none has.
@@ -115,7 +115,7 @@ class PlainReader:
         id_digests = list(map(digest, map(str.encode, ids)) if id_types == {str} else map(id_digest, ids))
         if {*map(type, prompts)} == {type(UNSET)}:
             return [NONE] * len(prompts), id_digests
-        _require(prompts == questions)
+        _require(prompts == list(questions))
         data = list(map(str.encode, prompts))
         if ids != [sha256(prompt).hexdigest() for prompt in data]:
             _require(all(map(_is_id_of, ids, data)))

@@ -16,7 +16,7 @@ from penala.conversations.faults import Fault
 # what a row says: 64 bits each of its messages, its prompt and its prompt_id. A bare tuple: there are many of them
 Said = tuple[int, int, int]
 NONE = 0  # stands for no prompt or prompt_id; one digest in 2**64 is taken for it
-VECTOR_ROWS = 1 << 17
+VECTOR_ROWS = 1 << 17  # from here on numpy pays for its import; where it is there, it is used for fewer
 
 # messages as bytes: of msgspec's structs that have a role and a content, in this order, or of such dictionaries
 spoken: Callable[[Sequence[Any]], bytes] = msgspec.msgpack.Encoder().encode
@@ -110,7 +110,6 @@ class Seen:
 
 def _repeated(digests: "array[int]") -> set[int]:
     """Return the rows whose digest stands more than once."""
-    # numpy pays for its import from here on, and where it is there
     np = importlib.import_module("numpy") if len(digests) >= VECTOR_ROWS else sys.modules.get("numpy")
     if np is None:
         counts = Counter(digests)
