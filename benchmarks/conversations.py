@@ -63,7 +63,7 @@ def _row(rng: random.Random, plain: list[str], accented: list[str]) -> str:
     if rng.random() < SHARE_BRACKETS:
         _sprinkle(rng, rng.choice(texts), ["[1]", "a[i]", "<b>", "<"], 10)
     if rng.random() < SHARE_ESCAPES:
-        _sprinkle(rng, rng.choice(texts), ["\\\\alpha", "\\frac", "\\(x\\)", "\tx"], 20)
+        _sprinkle(rng, rng.choice(texts), ["\\\\alpha", "\\beta", "\\(x\\)", "\tx"], 20)
     said = [" ".join(words) for words in texts]
     row = {
         "prompt": said[0],

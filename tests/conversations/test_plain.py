@@ -87,12 +87,19 @@ def test_the_fast_way_says_and_reads_what_the_careful_way_does(in_blocks, monkey
     agree()
 
 
+ESCAPED = st.sampled_from([rb"\\", rb"\"", rb"\b", rb"\u0017", rb"\u00e9", rb"\n", b"beta", b"u0017", b'"'])
+
+
 @given(
-    st.lists(lines() | st.sampled_from([b"", b" ", b'{"\\u0041', b'u\\"', b'\\\\"\\"', b'"\\']), max_size=4),
+    st.lists(
+        lines()
+        | st.sampled_from([b"", b" ", b'{"\\u0041', b'u\\"', b'\\\\"\\"', b'"\\'])
+        | st.lists(ESCAPED).map(b"".join)
+    ),
     st.booleans(),
 )
 def test_numpy_measures_as_bytes_do(content, is_ended):
-    """The two ways to measure a block agree."""
+    """The two ways to measure a block agree, also where what follows escaped backslashes looks like an escape."""
     block = b"\n".join(content) + b"\n" * is_ended
 
     assert Measure(VECTOR_BYTES).of(block) == Measure().of(block)

@@ -28,36 +28,42 @@ class Measure:
 
     def of(self, block: bytes) -> Measured:
         """Measure a block."""
-        if self._numpy is not None and (found := self._by_vectors(block)) is not None:
-            return found
+        if self._numpy is not None:
+            return self._by_vectors(block)
         rest = _without_pairs(block)
         num_quotes = rest.count(b'"') - rest.count(b'\\"')
         return Measured(_num_lines(block), num_quotes, _has_control(rest))
 
-    def _by_vectors(self, block: bytes) -> Measured | None:
-        """Measure with few looks at each byte; None where that does not tell."""
+    def _by_vectors(self, block: bytes) -> Measured:
+        """Measure with few looks at each byte."""
         np = self._numpy
         characters = np.frombuffer(block, np.uint8)
         if len(characters) > len(self._mask):
             self._mask = np.empty(len(characters), bool)
         mask = self._mask[: len(characters)]
         num_quotes = np.count_nonzero(np.equal(characters, _QUOTE, out=mask))
-        at = np.flatnonzero(np.equal(characters, _BACKSLASH, out=mask))
-        escaped = characters.take(at + 1, mode="clip") if len(at) else at
-        if _is_rare(block, characters, at, escaped):
-            return None
+        at = np.flatnonzero(np.equal(characters, _BACKSLASH, out=mask)) + 1
+        escaped = characters.take(at, mode="clip")
+        pairs = np.flatnonzero(escaped == _BACKSLASH)
+        if len(pairs):
+            escaped.put(_escaped(np, pairs) + 1, 0, mode="clip")  # these escape nothing
         num_quotes -= np.count_nonzero(escaped == _QUOTE)
-        return Measured(_num_lines(block), int(num_quotes), _DEL in block)
+        has_control = _DEL in block or (escaped == _B).any() or _has_control_code(block, characters, at[escaped == _U])
+        return Measured(_num_lines(block), int(num_quotes), bool(has_control))
 
 
-def _is_rare(block: bytes, characters: Any, at: Any, escaped: Any) -> bool:
-    """Tell whether a quote stands behind two backslashes, or what makes a control behind one, of those `at`."""
-    behind = at[escaped == _BACKSLASH] + 2
-    if (escaped == _B).any() or (characters.take(behind, mode="clip") == _QUOTE).any():
-        return True
-    codes = at[escaped == _U] + 2
-    near = (characters.take(codes + 1, mode="clip") == _ZERO) & (characters.take(codes + 2, mode="clip") <= _SEVEN)
-    return any(_CONTROL_CODE.match(block, code) for code in codes[near].tolist())
+def _escaped(np: Any, pairs: Any) -> Any:
+    """Return those of the backslashes before another one that escape it: in a run, each second does not."""
+    rank = np.arange(len(pairs))
+    starts = np.diff(pairs, prepend=-2) != 1
+    rank -= np.maximum.accumulate(np.where(starts, rank, 0))
+    return pairs[rank & 1 == 0]
+
+
+def _has_control_code(block: bytes, characters: Any, codes: Any) -> bool:
+    """Tell whether one of the \\u escapes, whose u stands at `codes`, is that of a control character."""
+    near = (characters.take(codes + 2, mode="clip") == _ZERO) & (characters.take(codes + 3, mode="clip") <= _SEVEN)
+    return any(_CONTROL_CODE.match(block, code + 1) for code in codes[near].tolist())
 
 
 def _without_pairs(block: bytes) -> bytes:
