@@ -8,7 +8,7 @@ VECTOR_BYTES = 32 << 20  # from here on numpy pays for its import
 _CONTROL = re.compile(rb"\\(?:u00[017]|b)")
 _DEL = b"\x7f"
 _CONTROL_CODE = re.compile(rb"00[017]")
-_BACKSLASH, _QUOTE, _B, _U, _ZERO, _SEVEN = b'\\"bu07'
+_BACKSLASH, _QUOTE, _B, _U = b'\\"bu'
 
 
 class Measured(NamedTuple):
@@ -62,8 +62,9 @@ def _escaped(np: Any, pairs: Any) -> Any:
 
 def _has_control_code(block: bytes, characters: Any, codes: Any) -> bool:
     """Tell whether one of the \\u escapes, whose u stands at `codes`, is that of a control character."""
-    near = (characters.take(codes + 2, mode="clip") == _ZERO) & (characters.take(codes + 3, mode="clip") <= _SEVEN)
-    return any(_CONTROL_CODE.match(block, code + 1) for code in codes[near].tolist())
+    for behind, highest in enumerate(b"007", 1):  # leaves few
+        codes = codes[characters.take(codes + behind, mode="clip") <= highest]
+    return any(_CONTROL_CODE.match(block, code + 1) for code in codes.tolist())
 
 
 def _without_pairs(block: bytes) -> bytes:
