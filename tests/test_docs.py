@@ -1,5 +1,6 @@
 """Docs that run: generated pages are new, the README's recipe loads, its commands exist."""
 
+import json
 import re
 import shlex
 import subprocess
@@ -11,6 +12,8 @@ import pytest
 import yaml
 
 from penala.cli.main import cli
+from penala.conversations.check import check
+from penala.conversations.schemas import SCHEMAS
 from penala.recipe import Recipe
 
 ROOT = Path(__file__).parents[1]
@@ -83,6 +86,34 @@ def test_the_pins_cover_every_direct_dependency():
     for requirement in asked:
         name = re.match(r"[A-Za-z0-9_.-]+", requirement)[0].lower()
         assert re.search(rf"^{re.escape(name)}==", pins, re.MULTILINE), f"{name} is not pinned"
+
+
+def test_the_rows_of_the_docs_are_read_as_they_say(tmp_path):
+    """Each row that docs/conversations.md shows is a good one, of the schema that is named for it."""
+    page = (ROOT / "docs" / "conversations.md").read_text(encoding="utf-8")
+    rows = re.search(r"```json\n(.*?)```", page, re.DOTALL)[1].splitlines()
+    named = re.search(r"They are, in this order,(.*?)\n\n", page, re.DOTALL)[1]
+    schemas = []
+    for number, row in enumerate(rows):
+        path = tmp_path / f"{number}.jsonl"
+        path.write_text(row, encoding="utf-8")
+        checked = check(path)
+        assert (checked.good, [finding.code for finding in checked.findings]) == (1, ["too_few_rows"])
+        schemas += checked.schemas.values()
+
+    assert [name for name in re.findall(r"`(\w+)`", named) if name in SCHEMAS] == schemas
+
+
+def test_the_python_of_the_docs_runs(chat_model, tmp_path):
+    """What docs/tokens.md shows runs, with its assertions."""
+    page = (ROOT / "docs" / "tokens.md").read_text(encoding="utf-8")
+    row = {"messages": [{"role": "user", "content": "How much?"}, {"role": "assistant", "content": "RM 2."}]}
+    (tmp_path / "train.jsonl").write_text(json.dumps(row), encoding="utf-8")
+    (tmp_path / "model").symlink_to(chat_model)
+    source = re.search(r"```python\n(.*?)```", page, re.DOTALL)[1]
+    done = subprocess.run([sys.executable, "-c", source], cwd=tmp_path, capture_output=True, text=True)
+
+    assert done.returncode == 0, done.stderr
 
 
 def test_workflow_files_parse():
