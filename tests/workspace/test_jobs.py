@@ -175,6 +175,7 @@ def test_a_failed_step_says_why_in_its_own_words(workspace: Workspace, two_steps
         ("print('first'); print('last words'); sys.exit(7)", "step write: ended with exit code 7: last words; see "),
         ("sys.exit(1)", "ended with exit code 1: it printed nothing"),
         ("os.kill(os.getpid(), 9)", r"was killed by SIGKILL \(out of memory\?\)"),
+        ("os.kill(os.getpid(), 40)", r"was killed by signal 40: it printed nothing"),
         ("os.rmdir(args['out'])", "write: ended without writing its output out"),
     ],
 )

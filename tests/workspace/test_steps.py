@@ -261,6 +261,13 @@ def test_a_failed_rank_ends_the_others_and_speaks_for_the_step(run: Run, workspa
     assert time.monotonic() - started < 60
 
 
+def test_a_rank_that_a_signal_without_a_name_ended_is_told(run: Run, workspace: Workspace) -> None:
+    """Most of the real-time signals have only a number."""
+    job = run(step("main", "bash -c 'kill -40 $$'", processes=1))
+
+    assert "rank 0 was killed by signal 40: it printed nothing" in workspace.jobs.result(job)["error"]
+
+
 def test_a_launcher_that_cannot_start_its_command_says_so(run: Run, workspace: Workspace) -> None:
     """As a shell would, with 127."""
     job = run(step("main", "no-such-program", processes=2))

@@ -110,7 +110,7 @@ def _free_port() -> int:
 def _fail(rank: _Rank) -> int:
     """Say which rank failed, with its last lines, in the log and as the step's error; return the exit code."""
     code = rank.process.returncode
-    how = f"ended with exit code {code}" if code > 0 else f"was killed by {signal.Signals(-code).name}"
+    how = f"ended with exit code {code}" if code > 0 else f"was killed by {signal_name(-code)}"
     print(f"rank {rank.number} {how}; its last lines:", flush=True)
     os.write(1, b"".join(line + b"\n" for line in rank.last))
     words = next((line.decode(errors="replace").strip() for line in reversed(rank.last) if line.strip()), "")
@@ -119,6 +119,14 @@ def _fail(rank: _Rank) -> int:
     with open(os.environ.get("PENALA_EVENTS", os.devnull), "a", encoding="utf-8") as events:
         events.write(json.dumps(event) + "\n")
     return code if code > 0 else 128 - code
+
+
+def signal_name(number: int) -> str:
+    """Return SIGKILL for 9, and so on; most of the real-time signals have no name."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
 
 
 if __name__ == "__main__":

@@ -303,8 +303,9 @@ def _oom_kills() -> int:
 def _ended(code: int) -> str:
     if code >= 0:
         return f"ended with exit code {code}"
-    name = signal.Signals(-code).name
-    return f"was killed by {name}{' (out of memory?)' if -code == signal.SIGKILL else ''}"
+    from penala.workspace.ranks import signal_name  # few steps end so
+
+    return f"was killed by {signal_name(-code)}{' (out of memory?)' if -code == signal.SIGKILL else ''}"
 
 
 def _end_of_lines(path: Path) -> int:
