@@ -404,10 +404,10 @@ def test_what_the_sdk_dumps_is_read(workspace: Workspace, tmp_path: Path) -> Non
 
 def test_a_document_survives_its_way_into_the_store(read: Read) -> None:
     """Plan, tail and all that is said beside them are JSON, dates and windows' line ends included."""
-    document = read("# saved by another editor\r\ncommand: echo hi\r\ntags: {since: 2024-01-01}\r\n")
+    document = read("# saved by another editor\r\ncommand: echo hi\r\ntags: {since: 2024-01-01, 2024-02-01: x}\r\n")
 
     assert Plan.from_json(json.loads(json.dumps(document.plan.to_json()))) == document.plan
-    assert json.loads(json.dumps(document.about))["tags"] == {"since": "2024-01-01"}
+    assert json.loads(json.dumps(document.about))["tags"] == {"since": "2024-01-01", "2024-02-01": "x"}
 
 
 # -- addresses

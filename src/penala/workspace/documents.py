@@ -96,7 +96,7 @@ def read_job(
         document, place = load_yaml(file), Place(str(file), folder or file.absolute().parent)
     if not isinstance(document, Mapping):
         raise UsageError("is not a job document", where=str(place), fix="write Azure ML's job YAML")
-    document = _changed(json.loads(json.dumps(document, default=str)), set_)
+    document = _changed(_as_json(document), set_)
     return _Document(workspace, document, place, report).read()
 
 
@@ -131,12 +131,24 @@ def _changed(document: dict[str, Any], changes: Sequence[str]) -> dict[str, Any]
             if not isinstance(inner, dict):
                 raise UsageError(f"{parent} holds no keys", where=where, fix=f"set {parent} itself")
         try:
-            value = json.loads(json.dumps(yaml.safe_load(text), default=str))
+            value = _as_json(yaml.safe_load(text))
         except yaml.YAMLError:
             value = text
         # `echo a: b` is a mapping in YAML, and a command to whoever types it
         inner[last] = text if isinstance(value, dict | list) and text.lstrip()[:1] not in ("{", "[") else value
     return document
+
+
+def _as_json(value: Any) -> Any:
+    """Return what YAML holds as JSON holds it: a date, also where it is a key, is the text that it was."""
+
+    def with_keys(inner: Any) -> Any:
+        if isinstance(inner, Mapping):
+            plain = str | int | float | None
+            return {key if isinstance(key, plain) else str(key): with_keys(one) for key, one in inner.items()}
+        return [with_keys(one) for one in inner] if isinstance(inner, list) else inner
+
+    return json.loads(json.dumps(with_keys(value), default=str))
 
 
 class _Document:
