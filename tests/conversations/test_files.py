@@ -317,6 +317,7 @@ UNREADABLE = {
     "unknown suffix": ("a.docx", b"hello", "'.docx' is not one"),
     "utf-16 without a mark": ("a.jsonl", LINES.encode("utf-16-le"), "without its mark"),
     "half a utf-16 letter": ("a.jsonl", LINES.encode("utf-16")[:-1], "cannot be decoded"),
+    "zero bytes": ("a.jsonl", b"\0" * 80 + LINES.encode(), "starts with zero bytes"),
     "two columns of a name": ("a.csv", b"prompt,completion,prompt\na,b,c\n", "two columns are named 'prompt'"),
 }
 
@@ -350,6 +351,14 @@ def test_an_unreadable_file_beside_a_good_one_hides_nothing(write):
     assert checked.good == 1
 
 
+def test_two_columns_of_a_name_in_parquet_are_refused(write):
+    """As they are in CSV: nobody could tell which one is meant."""
+    table = pa.table([["a"], ["b"], ["c"]], names=["prompt", "completion", "completion"])
+
+    [finding] = check(write("a.parquet", parquet_bytes(table)), minimum_rows=0).findings
+    assert (finding.code, finding.message) == ("unreadable_file", "two columns are named 'completion'")
+
+
 def test_rows_that_share_a_line_are_told_apart(write):
     """In a list on a single line the message counts the rows."""
     [first, second] = check(write("a.json", json.dumps([{}, ROW, {"text": "x"}])), minimum_rows=0).findings
@@ -363,6 +372,30 @@ def test_a_broken_element_of_a_printed_list_does_not_hide_the_others(codes):
     text = json.dumps([ROW, SECOND, ROW, SECOND], indent=2).replace('"Kopi?"', '"Kopi?', 1)
 
     assert codes("a.json", text) == {14: ["broken_json"], 26: ["duplicate"]}
+
+
+def test_a_zero_byte_in_a_first_line_makes_no_utf_16(codes, rows):
+    """The line is broken, the others are read."""
+    text = "\n".join(map(json.dumps, rows(3)))
+
+    assert codes("a.jsonl", text[0] + "\0" + text[1:]) == {1: ["broken_json"]}
+
+
+@pytest.mark.parametrize("between", [",\n   ", "\n  , "], ids=["comma last", "comma first"])
+def test_objects_with_a_message_a_line_are_rows(codes, rows, between):
+    """As people write them by hand: a line begins with an object, or with what follows on one, and is no row."""
+    text = "\n".join(json.dumps(row).replace(', {"role": "a', between + '{"role": "a') for row in rows(4))
+
+    assert text.count("\n") == 7
+    assert codes("a.json", text) == {}
+
+
+@pytest.mark.parametrize("cut", ['{"messages": [{', '{"messages": [', '{"messages":', '{"id": 1,'])
+def test_a_first_line_that_was_cut_takes_no_other_with_it(codes, rows, cut):
+    """Wherever it was cut, the rows after it are read."""
+    good = [json.dumps(row) for row in rows(3)]
+
+    assert codes("a.jsonl", "\n".join([cut, *good, "x"])) == {1: ["broken_json"], 5: ["broken_json"]}
 
 
 @pytest.mark.parametrize(

@@ -213,7 +213,9 @@ def _encoding(head: bytes) -> str:
     for mark, encoding in _MARKS:
         if head.startswith(mark):
             return encoding
-    if b"\0" in head[:2]:
+    if head and not head.strip(b"\0"):
+        raise Unreadable("starts with zero bytes, as a crash leaves them", "delete them, or write the file again")
+    if len(head) > 1 and not (any(head[0:8:2]) and any(head[1:8:2])):
         raise Unreadable("looks like UTF-16 without its mark", "save the file as UTF-8")
     return "utf-8"
 

@@ -60,7 +60,7 @@ def how_to_read(files: Sequence[RemoteFile], open_file: Open) -> Literal["parque
     if ".json" in kinds:  # lines under another name, or a document
         head = open_file(files[0]).read(MIN_BLOCK_BYTES) or b""
         lines = [line for line in head.split(b"\n") if line.strip()]
-        if len(lines) < 2 or not is_one_value_a_line(lines[0], lines[1]):
+        if len(lines) < 2 or not is_one_value_a_line(*lines[:3]):
             return "whole"
     return "lines"
 

@@ -12,6 +12,7 @@ from penala.conversations.records import Record
 
 Blocks = Callable[[], Iterator[bytes]]
 _SPACES = re.compile(r"[ \t\r\n]*")  # what JSON calls white space
+_GOES_ON = (b",", b"]", b"}")  # a line that begins like this belongs to the value before it
 _WALK = json.JSONDecoder()  # only finds where a value ends; decode.py looks at it closely
 
 
@@ -24,12 +25,12 @@ def json_pieces(blocks: Blocks) -> Iterator[bytes | Record]:
     whole = line_blocks(blocks())
     ahead: list[bytes] = []
     lines: list[bytes] = []  # that are not blank
-    while len(lines) < 2 and (block := next(whole, None)) is not None:
+    while len(lines) < 3 and (block := next(whole, None)) is not None:
         ahead.append(block)
-        lines += itertools.islice((line for line in unix_lines(block).split(b"\n") if not is_blank(line)), 2)
+        lines += itertools.islice((line for line in unix_lines(block).split(b"\n") if not is_blank(line)), 3)
     if not lines:
         return
-    if is_one_value_a_line(lines[0], lines[1] if len(lines) > 1 else None):
+    if is_one_value_a_line(*lines[:3]):
         while ahead:
             yield ahead.pop(0)
         yield from whole
@@ -39,8 +40,8 @@ def json_pieces(blocks: Blocks) -> Iterator[bytes | Record]:
         yield from _values(text.replace("\r\n", "\n").replace("\r", "\n"))
 
 
-def is_one_value_a_line(first: bytes, second: bytes | None) -> bool:
-    """Tell by the first two lines that are not blank whether each line is a row of its own.
+def is_one_value_a_line(first: bytes, second: bytes | None = None, third: bytes | None = None) -> bool:
+    """Tell by the first lines that are not blank whether each line is a row of its own.
 
     A list, a lone object and a line that ends within an object may hold or begin several rows. A broken first line
     among good ones stays a broken line.
@@ -52,9 +53,17 @@ def is_one_value_a_line(first: bytes, second: bytes | None) -> bool:
         return True
     if second is None:
         return False
-    if text.endswith(b","):
-        return second.lstrip().startswith(b"{")  # within an object a key would follow
-    return not text.endswith((b"{", b"[", b":"))
+    if _is_json(text.removesuffix(b",")):
+        return True
+    after = second.lstrip()
+    if after.startswith(_GOES_ON):
+        return False
+    if not text.endswith((b"{", b"[", b":", b",")):
+        return True
+    if text.endswith(b",") and _is_json(text + b'"": 0}'):  # in the row itself a key would follow
+        return after.startswith(b"{")
+    # a comma or an end would follow on a whole object within another value
+    return after.startswith(b"{") and _is_json(after) and not (third or b"").lstrip().startswith(_GOES_ON)
 
 
 def _is_json(data: bytes) -> bool:
