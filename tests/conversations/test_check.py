@@ -320,6 +320,20 @@ def test_the_json_of_a_check_is_complete(write, tmp_path):
     ] * 2
 
 
+def test_findings_never_overwrite_a_shard(write, tmp_path):
+    """A file of a folder that was checked is data, too."""
+    shard = write("shards/a.jsonl", GOOD)
+
+    with pytest.raises(UsageError, match="is the data itself"):
+        check(shard.parent).write_json(shard)
+    assert shard.read_text() == GOOD
+
+
+def test_the_summary_counts_no_file_that_could_not_be_read(write):
+    """A file that nobody could read was read as nothing."""
+    assert check(write("a.parquet", b"x")).summary().splitlines()[1:] == ["0 rows, 0 good, 0 bad"]
+
+
 def test_the_summary_shows_errors_first_and_counts_the_rest(write):
     """With more findings than the limit, errors are shown, and what is left is counted by code."""
     text = "\n".join([GOOD] * 4 + ["not JSON"])

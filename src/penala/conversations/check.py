@@ -23,7 +23,7 @@ from penala.conversations.lines import unix_lines
 from penala.conversations.records import Record, Unreadable
 from penala.conversations.schemas import COLUMNS, Names, check_names, commonest_schema, renamed, unread_columns
 from penala.conversations.seen import Said, Seen
-from penala.errors import DataError
+from penala.errors import DataError, UsageError
 
 MINIMUM_ROWS = 10  # what training needs, as on Azure (contract §1.5)
 VOTING_ROWS = 1000  # the schema of a file is that of most of its first rows
@@ -96,7 +96,9 @@ class Check:
         return {"rows": self.rows, "good": self.good, "bad": self.bad, "findings": findings}
 
     def write_json(self, path: Path) -> None:
-        """Write every finding to a file."""
+        """Write every finding to a file; raise UsageError when that one was checked."""
+        if path.exists() and any(path.samefile(file) for file in self.schemas if Path(file).exists()):
+            raise UsageError("is the data itself", where=str(path), fix="name another file to write to")
         text = json.dumps(self.as_dict(), indent=2, ensure_ascii=False) + "\n"
         path.write_bytes(text.encode("utf-8", "backslashreplace"))  # a file's name may be of another encoding
 
@@ -116,7 +118,8 @@ class Check:
                 left[finding.code] += 1
         if left:
             lines.append(f"... and {left.total()} more: {', '.join(f'{n} {code}' for code, n in left.items())}")
-        read_as = Counter(self.schemas.values())
+        unreadable = {finding.file for finding in self.findings if finding.code == "unreadable_file"}
+        read_as = Counter(schema for file, schema in self.schemas.items() if file not in unreadable)
         lines += [f"{_count(count, 'file')} read as {schema}" for schema, count in read_as.items()]
         lines.append(f"{_count(self.rows, 'row')}, {self.good:,} good, {self.bad:,} bad")
         return "\n".join(lines)
