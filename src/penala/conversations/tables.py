@@ -86,10 +86,14 @@ def _header(fields: list[str], known: frozenset[str]) -> list[str] | None:
     names = [field.strip() for field in fields]
     if not known.intersection(names) and len(names) == 2 and not all(map(_IDENTIFIER.fullmatch, names)):
         return None
-    doubles = sorted({name for name in names if name and names.count(name) > 1})
+    _refuse_doubles([name for name in names if name])
+    return names
+
+
+def _refuse_doubles(names: list[str]) -> None:
+    doubles = sorted({name for name in names if names.count(name) > 1})
     if doubles:
         raise Unreadable(f"two columns are named '{doubles[0]}'", "give each column a name of its own")
-    return names
 
 
 def _row(fields: list[str], header: list[str]) -> dict[str, Any] | Fault:
@@ -148,6 +152,7 @@ def _batch_rows(batches: Iterable[Any]) -> Iterator[Record]:
     number = 0
     for batch in batches:
         names = [name for name in batch.schema.names if not _INDEX_COLUMN.fullmatch(name)]
+        _refuse_doubles(names)
         columns = [_values(batch.column(name)) for name in names]
         for values in zip(*columns, strict=True) if columns else [()] * batch.num_rows:
             number += 1
