@@ -85,6 +85,16 @@ def test_broken_yaml_names_its_line(tmp_path):
         Recipe.load(path)
 
 
+def test_what_looks_like_a_date_and_is_none_is_refused_or_text(tmp_path):
+    """YAML's own reader fails for month 13: in a file that is a refusal, behind --set the text is meant."""
+    path = tmp_path / "recipe.yaml"
+    path.write_text("base_model: x\nconversations: {train: 2024-13-45}\n", encoding="utf-8")
+
+    with pytest.raises(RecipeError, match=r"recipe.yaml: is not YAML: month must be in 1..12"):
+        Recipe.load(path)
+    assert Recipe.load(write(tmp_path), ["base_model=2024-13-45"]).base_model == "2024-13-45"
+
+
 def test_a_missing_recipe_says_how_to_write_one(tmp_path):
     """The first command of a newcomer without a recipe leads to `recipe init`."""
     with pytest.raises(RecipeError, match="no such recipe; `penala recipe init` writes one"):

@@ -395,7 +395,7 @@ def _parse_yaml(text: str, file: Path) -> tuple[dict[str, Any], dict[str, int]]:
     try:
         root = yaml.compose(text, Loader=yaml.SafeLoader)
         data = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: looks like a date, and is none
         mark = getattr(error, "problem_mark", None)
         where = f"{file}:{mark.line + 1}" if mark else str(file)
         raise RecipeError(f"is not YAML: {getattr(error, 'problem', error)}", where=where) from None
@@ -425,7 +425,7 @@ def _override(data: dict[str, Any], override: str) -> None:
             raise RecipeError(f"{parent} holds no keys", where=f"--set {override}")
     try:
         data[last] = yaml.safe_load(text)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError):
         data[last] = text
 
 

@@ -117,10 +117,10 @@ def test_other_mlflow_flavours_are_refused_by_name(llama, tmp_path, notes):
         import_model(folder, tmp_path / "out", tmp_path / "cache", notes[1])
 
 
-@pytest.mark.parametrize("text", ["", "flavors: [", "just text"])
+@pytest.mark.parametrize("text", [b"", b"flavors: [", b"just text", b"name: \xe9", b"saved: 2024-13-45"])
 def test_an_mlmodel_file_that_cannot_be_read_is_refused(llama, tmp_path, notes, text):
     """Empty, broken or something else: the error names the file."""
-    (llama / "MLmodel").write_text(text)
+    (llama / "MLmodel").write_bytes(text)
 
     with pytest.raises(ModelError, match="MLmodel: is no MLmodel file"):
         import_model(llama, tmp_path / "out", tmp_path / "cache", notes[1])

@@ -37,7 +37,7 @@ def test_a_missing_part_is_named(package, name, message):
         read_package(package)
 
 
-@pytest.mark.parametrize("text", ["", "{", "flavors: {sklearn: {}}", "flavors: 3"])
+@pytest.mark.parametrize("text", ["", "{", "flavors: {sklearn: {}}", "flavors: 3", "saved: 2024-13-45"])
 def test_an_mlmodel_file_of_something_else_is_refused(package, text):
     """Empty, broken, or of another flavour."""
     (package / "MLmodel").write_text(text)

@@ -365,12 +365,13 @@ def test_values_of_the_command_line_change_the_document(read: Read) -> None:
     document = read(
         pipeline(one=count()), set_=["jobs.one.inputs.share=0.5", "settings.force_rerun=true", "display_name=x=y"]
     )
-    changes = ["command=echo a: b", "tags={a: b}", "inputs.x=- 1"]
+    changes = ["command=echo a: b", "tags={a: b}", "inputs.x=- 1", "description=2024-13-45"]
     command = read({"command": "ls"}, set_=changes)
 
     assert literals(document.plan.steps[0])["share"] == "0.5"
     assert (document.force_rerun, document.display_name) == (True, "x=y")
     assert (command.plan.steps[0].command, command.about["tags"]) == ("echo a: b", {"a": "b"})
+    assert command.about["description"] == "2024-13-45"  # a date to YAML, of no year
     assert literals(command.plan.steps[0]) == {"x": "- 1"}
     with pytest.raises(UsageError, match="--set nothing: is not KEY=VALUE"):
         read(pipeline(one=count()), set_=["nothing"])

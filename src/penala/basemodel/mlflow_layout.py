@@ -24,7 +24,7 @@ def mlmodel(folder: Path) -> dict[str, Any]:
     except FileNotFoundError:
         fix = "give a folder without MLmodel as pytorch_model_path"
         raise ModelError("MLmodel file is not found", where=str(folder), fix=fix) from None
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError):  # ValueError: no UTF-8, or what looks like a date and is none
         loaded = None
     if not isinstance(loaded, dict) or not isinstance(loaded.get("flavors"), dict):
         raise ModelError("is no MLmodel file: it names no flavors", where=str(path))

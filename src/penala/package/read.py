@@ -49,7 +49,7 @@ def _mlmodel(folder: Path) -> dict[str, Any]:
         loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise PackageError("MLmodel is missing", where=str(folder), fix="name an MLflow model folder") from None
-    except (yaml.YAMLError, UnicodeDecodeError):
+    except (yaml.YAMLError, ValueError):  # ValueError: no UTF-8, or what looks like a date and is none
         loaded = None
     if not isinstance(loaded, dict):
         raise PackageError("cannot be read as YAML", where=str(path), fix="package or download the model again")

@@ -132,7 +132,7 @@ def _changed(document: dict[str, Any], changes: Sequence[str]) -> dict[str, Any]
                 raise UsageError(f"{parent} holds no keys", where=where, fix=f"set {parent} itself")
         try:
             value = _as_json(yaml.safe_load(text))
-        except yaml.YAMLError:
+        except (yaml.YAMLError, ValueError):  # ValueError: looks like a date, and is none
             value = text
         # `echo a: b` is a mapping in YAML, and a command to whoever types it
         inner[last] = text if isinstance(value, dict | list) and text.lstrip()[:1] not in ("{", "[") else value
