@@ -131,3 +131,16 @@ def test_a_missing_and_a_broken_tokenizer_are_named(tmp_path):
     (tmp_path / "tokenizer.json").write_text("{}")
     with pytest.raises(TokensError, match=r"tokenizer.json: is no tokenizer that can be read"):
         Encoder(tmp_path / "tokenizer.json")
+
+
+def test_a_token_that_merges_make_too_is_kept_apart(tmp_path):
+    """Where the model's own merges write a special token, its spelling is text all the same, in smaller pieces."""
+    words = {"<": 0, "x": 1, ">": 2, "<x": 3, "<x>": 4, "<x>x": 5}
+    tokenizer = Tokenizer(models.BPE(words, [("<", "x"), ("<x", ">"), ("<x>", "x")]))
+    tokenizer.add_special_tokens([AddedToken("<x>", normalized=False)])
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    encoder = Encoder(tmp_path / "tokenizer.json")
+
+    encoded = ApartEncoder(encoder, encoder.special).encode("<x>x<x>x", [4])
+
+    assert encoded.ids == [4, 1, 3, 2, 1]

@@ -188,7 +188,21 @@ def _sharing(tokenizer: Tokenizer, aliases: Mapping[str, str]) -> Tokenizer | No
 def _renamed(tokenizer: Tokenizer, aliases: Mapping[str, str]) -> Tokenizer:
     """Make a tokenizer with another table, in which tokens go by `aliases`; it is long, and not read as JSON here."""
     quoted = {json.dumps(name, ensure_ascii=False): f'"{alias}"' for name, alias in aliases.items()}
-    return Tokenizer.from_str(pattern(quoted).sub(lambda match: quoted[match[0]], tokenizer.to_str()))
+    stored = tokenizer.to_str()
+    if isinstance(tokenizer.model, models.BPE):
+        stored = _without_merges(stored, aliases)
+    return Tokenizer.from_str(pattern(quoted).sub(lambda match: quoted[match[0]], stored))
+
+
+def _without_merges(stored: str, names: Collection[str]) -> str:
+    """Leave out the merges that make one of the tokens `names` from text, or go on from it."""
+    read = json.loads(stored)
+    merges = [pair.split(" ", 1) if isinstance(pair, str) else pair for pair in read["model"]["merges"]]
+    kept = [pair for pair in merges if not {*pair, "".join(pair)}.intersection(names)]
+    if len(kept) == len(merges):
+        return stored
+    read["model"]["merges"] = kept
+    return json.dumps(read, ensure_ascii=False)
 
 
 def _bare(tokenizer: Any) -> None:
