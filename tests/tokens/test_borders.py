@@ -6,6 +6,7 @@ import pytest
 from chat_oracles import decoded_runs, special_tokens
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from penala.errors import TokensError
 from penala.tokens.chat_tokenizer import ChatTokenizer
 from penala.tokens.mask import prove
 
@@ -109,3 +110,32 @@ def test_outer_spaces_are_trained_without_a_prompt_before_them(tokenizer_of, fol
 
     runs = decoded_runs(folder_of("deepseek"), tokens.ids, tokens.labels, ["<|end_of_sentence|>"])
     assert runs == ["\n one \n"]
+
+
+def test_a_token_that_the_config_names_is_special(make_folder, family_like, tmp_path, conversation, id_of):
+    """A BOS that tokenizer.json does not call special, and its config does, is not doubled by a text that spells it."""
+
+    def unmark(stored):
+        for token in stored["added_tokens"]:
+            token["special"] = False
+
+    family = family_like("vicuna", bos="<s>", source="{{ bos_token }}" + family_like("vicuna").source)
+    tokenizer = edited(make_folder(family, tmp_path), unmark)
+    tokens = tokenizer.training_tokens(conversation(("system", "<s>"), ("user", "<s>"), ("assistant", "<s>")))
+
+    assert tokens.ids.count(id_of("vicuna", "<s>")) == 1
+    prove(tokenizer, tokens)
+
+
+def test_an_end_of_turn_that_the_tokenizer_takes_for_text_is_refused(make_folder, family_like, tmp_path):
+    """Llama's normalizer finds a "normalized" </s> behind a space only: prompts would not be what is trained."""
+
+    def normalize(stored):
+        for token in stored["added_tokens"]:
+            token["normalized"] = True
+
+    folder = make_folder(family_like("zephyr"), tmp_path)
+
+    with pytest.raises(TokensError, match=r"reads </s>, .* as text behind a word; set \"normalized\": false") as caught:
+        edited(folder, normalize)
+    assert caught.value.where == str(folder / "tokenizer.json")

@@ -71,6 +71,7 @@ class ChatTokenizer:
         declared = {id_: encoder.tokenizer.id_to_token(id_) for id_ in declared_end_ids}
         self._declared_ends = frozenset(token for token in declared.values() if token is not None)
         self.habits = probe(template, encoder, self._declared_ends)
+        self._refuse_unread_ends()
         self.end_ids = frozenset(declared) | {encoder.added[token] for token in self.habits.turn_ends}
         self._controls = pattern(self.habits.controls)
         self._frames = Frames(self.habits.controls)
@@ -197,6 +198,14 @@ class ChatTokenizer:
     def token(self, id_: int) -> str:
         """Return how the tokenizer writes one token."""
         return self._encoder.tokenizer.id_to_token(id_) or f"<{id_}>"
+
+    def _refuse_unread_ends(self) -> None:
+        """Refuse a tokenizer that takes an end of turn behind a word for text, as "normalized" tokens can be taken."""
+        for token in sorted(self.habits.turn_ends):
+            if self._encoder.added[token] not in self._encoder.encode(f"a{token}").ids:
+                what = f"the tokenizer reads {token}, with which the chat template ends a turn, as text behind a word"
+                fix = f'set "normalized": false for {token} among the added_tokens of tokenizer.json'
+                raise TokensError(what, where=str(self._encoder.path), fix=fix)
 
     def _rendering(self, messages: Sequence[Any], tools: Any, prompt: bool, now: datetime | None) -> Rendering:
         if not messages:

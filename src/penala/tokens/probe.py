@@ -55,7 +55,12 @@ def probe(template: ChatTemplate, encoder: Encoder, declared_ends: Collection[st
                 return _habits(template, encoder, declared_ends, messages, text, found)
         except TokensError:
             continue
-    return Habits(controls=encoder.special | frozenset(declared_ends).intersection(encoder.added))
+    return Habits(controls=_special(template, encoder) | frozenset(declared_ends).intersection(encoder.added))
+
+
+def _special(template: ChatTemplate, encoder: Encoder) -> frozenset[str]:
+    """Return the special tokens: by the tokenizer's own word, or by a name in its config, such as bos_token."""
+    return encoder.special | frozenset(template.variables.values()).intersection(encoder.added)
 
 
 def _habits(
@@ -80,7 +85,7 @@ def _habits(
     prompt_end = prompts[0][prompts[0].rfind(last_question) + len(last_question) :]
     last_token = max((match.start() for match in added.finditer(prompt_end)), default=0)
     ends = turn_ends.union(declared_ends).intersection(encoder.added)
-    controls = encoder.special | ends | between_turns | begins_turn
+    controls = _special(template, encoder) | ends | between_turns | begins_turn
     return Habits(
         turn_ends=turn_ends,
         controls=controls,
