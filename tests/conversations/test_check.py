@@ -334,6 +334,23 @@ def test_the_summary_counts_no_file_that_could_not_be_read(write):
     assert check(write("a.parquet", b"x")).summary().splitlines()[1:] == ["0 rows, 0 good, 0 bad"]
 
 
+def test_no_finding_is_as_long_as_what_it_quotes(write):
+    """Where roles and contents are swapped, a role is a whole text: how it begins and ends is said."""
+    row = {"messages": [{"role": f"Once {'x' * 100_000} ever", "content": "user"}]}
+    [finding, *_] = check(write("a.jsonl", [row]), minimum_rows=0).findings
+
+    assert finding.message.startswith("is 'Once xxx")
+    assert finding.message.endswith("xxx ever'")
+    assert len(finding.message) < 500
+
+
+def test_a_file_that_cannot_be_read_leads_the_summary(write):
+    """The findings of rows do not push it out of sight."""
+    paths = [write("a.jsonl", [{"messages": n} for n in range(30)]), write("b.parquet", b"x")]
+
+    assert "b.parquet: is no parquet file" in check(paths).summary(limit=3).splitlines()[0]
+
+
 def test_the_summary_shows_errors_first_and_counts_the_rest(write):
     """With more findings than the limit, errors are shown, and what is left is counted by code."""
     text = "\n".join([GOOD] * 4 + ["not JSON"])

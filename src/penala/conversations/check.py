@@ -28,6 +28,7 @@ from penala.errors import DataError, UsageError
 MINIMUM_ROWS = 10  # what training needs, as on Azure (contract §1.5)
 VOTING_ROWS = 1000  # the schema of a file is that of most of its first rows
 SHOWN_LINES = 5
+SHOWN_CHARACTERS = 400  # of what a finding quotes: a role may be a whole text that stands in the wrong column
 SHOWN_OF_A_CODE = 10  # findings in a summary
 LEVELS: tuple[Level, ...] = ("error", "warning", "note")
 
@@ -105,9 +106,11 @@ class Check:
     def summary(self, limit: int = 20) -> str:
         """Return the findings as text for a person: errors first, at most `limit` of them, then the counts.
 
-        Of one code a few are shown, so that none hides the others.
+        Of one code a few are shown, so that none hides the others; a file that cannot be read comes first.
         """
-        ranked = sorted(self.findings, key=lambda finding: LEVELS.index(finding.level))  # stable: file order within
+        ranked = sorted(
+            self.findings, key=lambda one: (LEVELS.index(one.level), one.code != "unreadable_file")
+        )  # stable
         lines: list[str] = []
         shown, left = Counter[str](), Counter[str]()
         for finding in ranked:
@@ -465,7 +468,7 @@ def _peek(data: bytes | dict[str, Any] | Fault) -> Any:
 
 def _finding(file: str, line: int | None, fault: Fault) -> Finding:
     level, fix = CODES[fault.code]
-    path, message = _printable(fault.path), _printable(fault.message)
+    path, message = _printable(_short(fault.path)), _printable(_short(fault.message))
     return Finding(file, line, path, level, fault.code, message, fault.fix or fix)
 
 
@@ -482,6 +485,12 @@ def _some(lines: Sequence[int]) -> str:
 
 def _count(count: int, thing: str) -> str:
     return f"{count:,} {thing}" if count == 1 else f"{count:,} {thing}s"
+
+
+def _short(text: str) -> str:
+    """Cut the middle out of a long text: how it begins and ends says most."""
+    half = SHOWN_CHARACTERS // 2
+    return text if len(text) <= SHOWN_CHARACTERS else f"{text[:half]} ... {text[-half:]}"
 
 
 def _printable(text: str) -> str:
