@@ -2,7 +2,10 @@
 
 import json
 import re
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +13,11 @@ import pytest
 import yaml
 
 from penala.errors import UsageError
+from penala.workspace.addresses import Addresses
 from penala.workspace.client import Workspace
 from penala.workspace.compute import Settings as ComputeSettings
 from penala.workspace.documents import JobDocument, read_job
+from penala.workspace.places import Place
 from penala.workspace.plan import File, Literal, Plan, Step, Upstream
 from penala.workspace.tail import OutputAsset, OutputCopy
 
@@ -444,12 +449,53 @@ def test_paths_are_found_in_every_form(read: Read, workspace: Workspace, tmp_pat
         ("wasbs://c@a.blob.core.windows.net/x", "cannot be reached from here"),
         ("runs:/1234/model", "cannot be reached from here"),
         ("http://127.0.0.1:9/x.csv", "http://127.0.0.1:9/x.csv cannot be fetched"),
+        ("http://127.0.0.1:x/x.csv", "http://127.0.0.1:x/x.csv is no link: Invalid port: 'x'"),
+        ("http://a..b/x.csv", r"http://a..b/x.csv cannot be fetched: .*label empty or too long"),
     ],
 )
 def test_addresses_that_lead_nowhere_are_refused(read: Read, path: str, message: str) -> None:
     """Each with its key and what to do."""
     with pytest.raises(UsageError, match=rf"job.yml:\d+: jobs.one.inputs.text: .*{message}"):
         read(pipeline(one=count(text={"type": "uri_file", "path": path})))
+
+
+def test_a_link_may_be_fetched_by_two_at_once(workspace: Workspace, tmp_path: Path) -> None:
+    """Both get the whole file, whoever is faster."""
+    begun, others_done = threading.Event(), threading.Event()
+
+    class Slow(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            is_first = not begun.is_set()
+            self.send_response(200)
+            self.send_header("Content-Length", "8")
+            self.end_headers()
+            self.wfile.write(b"half")
+            begun.set()
+            if is_first:
+                others_done.wait(10)
+            self.wfile.write(b"half")
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    def fetch() -> str:
+        with Workspace.open(workspace.folder) as opened:
+            link = f"http://127.0.0.1:{server.server_port}/rows.csv"
+            return Path(Addresses(opened)(link, "uri_file", Place("job", tmp_path)).path).read_text()
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Slow) as server, ThreadPoolExecutor(3) as pool:
+        pool.submit(server.serve_forever, 0.01)
+        try:
+            slow = pool.submit(fetch)
+            assert begun.wait(10)
+            fast = pool.submit(fetch).result()
+            others_done.set()
+            found = [fast, slow.result()]
+        finally:
+            server.shutdown()
+
+    assert found == ["halfhalf", "halfhalf"]
+    assert [path.name for path in workspace.folder.glob("data/*/*")] == ["rows.csv"]
 
 
 # -- code

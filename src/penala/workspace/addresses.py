@@ -12,11 +12,12 @@ from __future__ import annotations
 
 import os
 import re
+import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 from penala import assets
 from penala.errors import NotFound, UsageError, near
@@ -110,24 +111,28 @@ class Addresses:
         """Return the file behind a link, fetched now: what a link gives may change."""
         import httpx
 
-        name = Path(unquote(urlsplit(address).path)).name or "download"
+        try:
+            name = Path(httpx.URL(address).path).name or "download"
+        except httpx.InvalidURL as error:
+            raise UsageError(f"{address} is no link: {error}", fix="give a local path") from None
         path = self.workspace.folder / "data" / digest(["web/1", address]) / name
         if not self.fetch:
             return path
         path.parent.mkdir(parents=True, exist_ok=True)
-        half = path.with_name(f".{name}.half")
         try:
-            with (
-                httpx.stream("GET", address, timeout=_FETCH_S, follow_redirects=True) as answer,
-                open(half, "wb") as file,
-            ):
-                answer.raise_for_status()
-                for part in answer.iter_bytes():
-                    file.write(part)
-        except httpx.HTTPError as error:
-            half.unlink(missing_ok=True)
+            # a folder of its own: another process may fetch the same
+            with tempfile.TemporaryDirectory(prefix=".half-", dir=path.parent) as work:
+                half = Path(work) / name
+                with (
+                    httpx.stream("GET", address, timeout=_FETCH_S, follow_redirects=True) as answer,
+                    open(half, "wb") as file,
+                ):
+                    answer.raise_for_status()
+                    for part in answer.iter_bytes():
+                        file.write(part)
+                half.replace(path)
+        except (httpx.HTTPError, UnicodeError) as error:  # UnicodeError: its host can have no address
             raise UsageError(f"{address} cannot be fetched: {error}", fix="give a local path") from None
-        half.replace(path)
         return path
 
 
