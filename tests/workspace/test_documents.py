@@ -645,6 +645,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "distribution": ({"command": "ls", "distribution": {"type": "gloo"}}, "is of unknown type 'gloo'; use pytorch"),
     "instances": ({"command": "ls", "resources": {"instance_count": 0}}, "instance_count: is 0; use 1 or more"),
     "timeout": ({"command": "ls", "limits": {"timeout": -1}}, "timeout: is '-1'; write seconds"),
+    "no time": ({"command": "ls", "limits": {"timeout": "PT0S"}}, "timeout: is 'PT0S'; write seconds, above 0"),
     "too long": ({"command": "ls ${{inputs.a}}", "inputs": {"a": "x" * 131072}}, "longer than 131071 bytes"),
     "no value": ('command: ls ${{inputs.a}}\ninputs: {a: "\\0"}', "holds a NUL character"),
     "datastore": (

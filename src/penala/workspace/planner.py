@@ -322,12 +322,14 @@ class Planner:
         """Return a timeout; the SDK writes seconds, the service ISO 8601, such as PT1H."""
         if given is None or given[0] is None:
             return None
-        text = str(given[0]).strip()
+        text, seconds = str(given[0]).strip(), 0.0
         if (match := _DURATION.fullmatch(text)) and any(match.groups()):
-            days, hours, minutes, seconds = (int(part or 0) for part in match.groups())
-            return float(((days * 24 + hours) * 60 + minutes) * 60 + seconds)
-        if re.fullmatch(r"\d+(\.\d+)?", text) and float(text) > 0:
-            return float(text)
+            days, hours, minutes, rest = (int(part or 0) for part in match.groups())
+            seconds = float(((days * 24 + hours) * 60 + minutes) * 60 + rest)
+        elif re.fullmatch(r"\d+(\.\d+)?", text):
+            seconds = float(text)
+        if seconds > 0:
+            return seconds
         self.problems.add(f"is {text!r}", given[1], "write seconds, above 0")
         return None
 
