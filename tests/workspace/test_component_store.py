@@ -50,6 +50,14 @@ def test_a_component_outlives_the_files_that_it_came_from(workspace, count):
     assert (file.parent / yaml.safe_load(file.read_text())["environment"]["conda_file"]).is_file()
 
 
+@pytest.mark.parametrize("said", [{"type": None}, {"type": "Command"}, {}])
+def test_the_type_may_be_missing_or_in_capitals(workspace, count, said):
+    """As in a job document; a key without a value says nothing."""
+    count.write_text(yaml.safe_dump({key: value for key, value in COUNT.items() if key != "type"} | said))
+
+    assert workspace.components.add(count).kind == "command"
+
+
 def test_a_pipeline_takes_its_commands_along(workspace, pipeline):
     """With their code; the copies name the copies."""
     row = workspace.components.add(pipeline)

@@ -41,14 +41,15 @@ class ComponentStore:
         version that it has. Raises UsageError for a file that is no component, that names something which is not there,
         or whose version has other content.
         """
-        from penala.workspace.components import Reader
+        from penala.workspace.components import Reader, kind_of
         from penala.workspace.places import Place, Problems
 
         source, problems = Path(file).expanduser().absolute(), Problems()
-        Reader(problems, self.get).file(source, Place(str(source), source.parent))
+        component = Reader(problems, self.get).file(source, Place(str(source), source.parent))
         problems.raise_all()  # what cannot be run is refused before anything is kept
+        assert component is not None
         document = _load(source)
-        name, kind = document["name"], document.get("type", "pipeline" if "jobs" in document else "command")
+        name = document["name"]
         if version is None and document.get("version") is not None:
             version = str(document["version"])
         assets.require_name(name, version)
@@ -57,7 +58,7 @@ class ComponentStore:
                 copy = Path(work) / "copy"
                 document.pop("version", None)  # the content is what the component does
                 _keep(document, source.parent, copy, self._workspace.folder)
-                return self._insert(copy, document, kind, version)
+                return self._insert(copy, document, kind_of(component), version)
         except OSError as error:
             raise explain(error, source) from None
 

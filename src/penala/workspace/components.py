@@ -191,8 +191,8 @@ class Reader:
             self._files[file] = self.document(document, Place(str(file), file.parent), kind, named_at)
             self._open.pop()
         found = self._files[file]
-        if found is not None and kind not in (None, _kind(found)):
-            self.problems.add(f"is a component of type {_kind(found)}", named_at, f"give one of type {kind}")
+        if found is not None and kind not in (None, kind_of(found)):
+            self.problems.add(f"is a component of type {kind_of(found)}", named_at, f"give one of type {kind}")
             return None
         return found
 
@@ -469,7 +469,8 @@ class Reader:
         return None
 
 
-def _kind(component: Component) -> str:
+def kind_of(component: Component) -> str:
+    """Return command or pipeline."""
     return "command" if isinstance(component, CommandComponent) else "pipeline"
 
 
