@@ -16,6 +16,7 @@ import pytest
 from penala.endpoint.keys import read_keys
 from penala.errors import EndpointError, NotFound, UsageError
 from penala.workspace import shim
+from penala.workspace.endpoints import streamed_events
 from penala.workspace.store import DeploymentRow, EndpointRow, ModelRow
 from penala.workspace.supervisor import ensure, ensure_if_needed
 
@@ -332,3 +333,12 @@ def test_a_deployment_that_dies_at_start_says_why(workspace, chat_model, tmp_pat
     assert notes[0]["text"] == "starting deployment 'demo' of endpoint 'kopitiam'"
     workspace.endpoints.delete_deployment("kopitiam", "demo")
     assert workspace.endpoints.deployments("kopitiam") == []
+
+
+def test_a_streamed_reply_may_hold_any_character():
+    """Line separators that JSON leaves as they are, and cuts of the stream at any place."""
+    texts = ["one\u2028two\u0085three\r", "\u2029"]
+    stream = "".join(f"data: {json.dumps({'text': text}, ensure_ascii=False)}\n\n" for text in texts)
+    parts = [stream[:20], stream[20:23], stream[23:], "data: [DONE]\n\n"]
+
+    assert [event["text"] for event in streamed_events(parts)] == texts

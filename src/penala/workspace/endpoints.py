@@ -10,7 +10,7 @@ import re
 import socket
 import time
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -198,12 +198,10 @@ class Endpoints:
             contextlib.closing(self._ask(client, name, "/v1/chat/completions", body, stream=True)) as answer,
         ):
             try:
-                for line in answer.iter_lines():
-                    if line.startswith("data: {"):
-                        event = json.loads(line.removeprefix("data: "))
-                        if "error" in event:
-                            raise EndpointError(event["error"]["message"], where=f"endpoint '{name}'")
-                        yield from (choice["delta"].get("content", "") for choice in event["choices"])
+                for event in streamed_events(answer.iter_text()):
+                    if "error" in event:
+                        raise EndpointError(event["error"]["message"], where=f"endpoint '{name}'")
+                    yield from (choice["delta"].get("content", "") for choice in event["choices"])
             except httpx.TransportError as error:
                 raise EndpointError(f"broke off: {error}", where=f"endpoint '{name}'", fix="ask again") from error
 
@@ -325,6 +323,17 @@ class Endpoints:
         deadline = time.monotonic() + _STOP_TIMEOUT_S
         while exists():
             look_again(self._folder, deadline, f"{what} is not gone", self._folder / "supervisor.log")
+
+
+def streamed_events(parts: Iterable[str]) -> Iterator[dict[str, Any]]:
+    """Yield the JSON of server-sent events that come in parts of text; [DONE] is none.
+
+    A line ends in \\n alone: httpx's iter_lines also cuts at U+2028 and U+0085, which JSON text may hold.
+    """
+    left = ""
+    for part in parts:
+        *lines, left = (left + part).split("\n")
+        yield from (json.loads(line.removeprefix("data: ")) for line in lines if line.startswith("data: {"))
 
 
 def _base(port: int) -> str:
