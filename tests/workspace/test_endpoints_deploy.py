@@ -83,7 +83,8 @@ def test_a_deployed_version_has_all_the_traffic_and_answers(endpoints, address):
     assert address["traffic"] == {"demo": 100}
     (shown,) = endpoints.deployments("kopitiam")
     assert (shown["model"], shown["version"], shown["provisioning_state"]) == ("kopi", "1", "Succeeded")
-    assert replies[1]["output"].startswith(replies[0]["output"])
+    short, long = (reply["output"] for reply in replies)
+    assert long.startswith(short.rstrip("\ufffd"))  # its last token may end within a character
     assert endpoints.invoke("kopitiam", QUESTION, deployment="demo") == replies[1]
 
 
