@@ -9,6 +9,8 @@ from click.testing import CliRunner
 
 from penala.cli.main import cli
 from penala.errors import NotFound, RecipeError, UsageError
+from penala.workspace.client import Workspace
+from penala.workspace.store import DeploymentRow, EndpointRow
 
 TAGS = {
     "model_specific_defaults": {"learning_rate": "5e-3", "learning_rate_max": "1e-2", "precision": 16, "lora_q": 3},
@@ -156,3 +158,13 @@ def test_components_and_data_are_listed_and_shown(penala, project):
     assert json.loads(penala("data", "asset", "rows", "--json").stdout)["type"] == "uri_file"
     assert "orders" in penala("data", "list").stdout
     assert "orders" in penala("data", "asset", "azureml:rows:1").stdout
+
+
+def test_a_deployment_is_listed_with_its_model_version(penala, tmp_path):
+    """The version is what tells two deployments of one model apart."""
+    with Workspace.open(create=True) as made:
+        made.store.insert(EndpointRow("kopitiam", 1, "Succeeded", {"blue": 100}))
+        made.store.insert(DeploymentRow("kopitiam", "blue", "kopitiam", "3", "Succeeded"))
+
+    listed = penala("deployments", "list", "kopitiam").stdout
+    assert listed.splitlines()[1].split() == ["blue", "kopitiam:3", "Succeeded"]

@@ -1,6 +1,7 @@
 """What a mistake at the terminal costs: one message, exit code 1 or 2, no traceback."""
 
 import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -127,6 +128,7 @@ def test_a_dry_run_checks_everything_and_makes_nothing(recipe):
 
     assert done.returncode == 0, done.stderr
     assert "is fine" in done.stderr
+    assert "Next: `penala run recipe.yaml`" in done.stderr
     assert sorted(recipe.parent.iterdir()) == before
 
 
@@ -139,3 +141,14 @@ def test_show_says_who_set_each_value(recipe):
     assert sources["finetuning.seed"] == (42, "component")
     assert sources["conversations.train"] == ("train.jsonl", "you")
     assert sources["conversations.on_bad_row"] == ("error", "penala")
+
+
+@pytest.mark.parametrize("verb", [("run", "--dry-run", "--no-deploy"), ("recipe", "check")])
+def test_the_next_command_runs_what_was_checked(recipe, verb):
+    """With the same workspace, changes and flags, quoted for a shell."""
+    flags = ["--set", "finetuning.lora_r=4", "--set", "finetuning.max_steps=2"]
+    done = penala("-w", "my ws", *verb, "recipe.yaml", *flags, cwd=recipe.parent)
+
+    again = done.stderr.rpartition("Next: `")[2].rstrip("`\n")
+    kept = ["--no-deploy"] if "--no-deploy" in verb else []
+    assert shlex.split(again) == ["penala", "-w", "my ws", "run", "recipe.yaml", *flags, *kept]

@@ -1,10 +1,12 @@
-"""How tables are printed where a pipe or a file reads them."""
+"""How tables are printed where a pipe or a file reads them, and commands that a person may copy."""
 
+import shlex
 import sys
 
+import click
 import pytest
 
-from penala.cli.output import table
+from penala.cli.output import table, typed
 
 
 def test_columns_are_aligned(capsys: pytest.CaptureFixture[str]) -> None:
@@ -30,3 +32,11 @@ def test_many_rows_are_printed_plainly_on_a_terminal(
     table(("number",), [(number,) for number in range(1000)])
 
     assert len(capsys.readouterr().out.splitlines()) == 1001
+
+
+@pytest.mark.parametrize(("workspace", "named"), [(None, []), ("my ws", ["-w", "my ws"])])
+def test_a_command_to_type_next_names_the_workspace(workspace: str | None, named: list[str]) -> None:
+    """The one that this command was told; a shell splits it into the same words."""
+    root = click.Context(click.Command("penala"), obj=workspace)
+    with click.Context(click.Command("run"), parent=root):
+        assert shlex.split(typed("run", "my recipe.yaml")) == ["penala", *named, "run", "my recipe.yaml"]

@@ -34,7 +34,7 @@ def test_status_says_what_the_disk_holds(folder: Path) -> None:
     assert lines[0] == str(folder)
     assert ["jobs", "2.0"] in [line.split() for line in lines]
     assert "1 jobs, 0 model versions, 0 endpoints" in lines
-    assert "--jobs-older-than DAYS --dry-run" in said.stderr
+    assert f"`penala -w {folder} workspace gc --jobs-older-than DAYS --dry-run`" in said.stderr
     shown = json.loads(penala(folder, "status", "--json").stdout)
     assert (shown["jobs"], shown["bytes"]["jobs"], shown["can_go"]["jobs"]["count"]) == (1, 2_000_000, 0)
 
@@ -48,6 +48,7 @@ def test_a_job_goes_only_after_a_yes(folder: Path) -> None:
     refused = penala(folder, "gc", "--jobs-older-than", "1", answer="n\n")
     assert refused.exit_code == 1
     assert "Remove 1 jobs, 0 cache entries, 2.0 MB?" in refused.stderr
+    assert "--yes does it without the question" in refused.stderr  # there is no terminal
     assert (folder / "jobs" / "old").exists()
 
     assert "gone: 1 jobs" in penala(folder, "gc", "--jobs-older-than", "1", answer="y\n").stdout

@@ -1,11 +1,13 @@
 """penala deployments list | logs | delete"""
 
 import json
+from collections.abc import Mapping
+from typing import Any
 
 import click
 
 from penala.cli import on_azureml
-from penala.cli.output import say, table
+from penala.cli.output import confirm, say, table
 
 
 @click.group()
@@ -25,7 +27,12 @@ def list_(workspace: str | None, endpoint: str, as_json: bool, on: str | None) -
     if as_json:
         print(json.dumps(rows, indent=2))
         return
-    table(("name", "model", "state"), [(row["name"], row["model"], row["provisioning_state"]) for row in rows])
+    table(("name", "model", "state"), [(row["name"], _version(row), row["provisioning_state"]) for row in rows])
+
+
+def _version(row: Mapping[str, Any]) -> str:
+    """Return the model version of a deployment; Azure ML's rows have it in one."""
+    return f"{row['model']}:{row['version']}" if "version" in row else row["model"]
 
 
 @command.command()
@@ -50,6 +57,6 @@ def delete(workspace: str | None, endpoint: str, deployment: str, yes: bool, on:
     """Remove a deployment that has no traffic."""
     with on_azureml.endpoints(workspace, on) as endpoints:
         if not yes:
-            click.confirm(f"Remove {deployment} from {endpoint}?", abort=True, err=True)
+            confirm(f"Remove {deployment} from {endpoint}?")
         endpoints.delete_deployment(endpoint, deployment)
     say(f"{deployment} is gone")

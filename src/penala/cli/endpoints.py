@@ -5,7 +5,7 @@ import json
 import click
 
 from penala.cli import on_azureml
-from penala.cli.output import say, table
+from penala.cli.output import confirm, say, table, typed
 from penala.errors import UsageError
 
 
@@ -75,7 +75,7 @@ def regenerate_key(workspace: str | None, name: str, key: str, on: str | None) -
     """Make one key anew; the other one goes on working."""
     with on_azureml.endpoints(workspace, on) as endpoints:
         endpoints.regenerate_key(name, key)
-    say(f"the {key} key of {name} is new; `penala endpoints keys {name}` shows it")
+    say(f"the {key} key of {name} is new; `{typed('endpoints', 'keys', name)}` shows it")
 
 
 @command.command()
@@ -107,6 +107,6 @@ def delete(workspace: str | None, name: str, yes: bool, on: str | None) -> None:
     with on_azureml.endpoints(workspace, on) as endpoints:
         endpoints.show(name)
         if not yes:
-            click.confirm(f"Remove {name} and its keys?", abort=True, err=True)
+            confirm(f"Remove {name} and its keys?")
         endpoints.delete(name)
     say(f"{name} is gone")

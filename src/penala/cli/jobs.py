@@ -9,7 +9,7 @@ import click
 
 from penala.cli import on_azureml
 from penala.cli.follow import Display, duration, fetching, follow
-from penala.cli.output import moment, say, table
+from penala.cli.output import moment, say, table, typed
 from penala.errors import PenalaError
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def _made(opened: "Workspace", name: str, *, streamed: bool, as_json: bool) -> N
 
 
 def _say_next(name: str, *verbs: str) -> None:
-    say("next: " + ", ".join(f"`penala jobs {verb} {name}`" for verb in verbs))
+    say("next: " + ", ".join(f"`{typed('jobs', verb, name)}`" for verb in verbs))
 
 
 @command.command("list")

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from penala.cli import on_azureml
-from penala.cli.output import say, table
+from penala.cli.output import say, table, typed
 from penala.errors import UsageError
 
 
@@ -97,7 +97,7 @@ def add(workspace: str | None, /, name: str, source: str, version: str | None, a
         entry = opened.models.add(name, source, version, report=_say_notes, **about)
         shown = opened.models.show(entry.reference)
     print(json.dumps(shown, indent=2, ensure_ascii=False) if as_json else entry.id)
-    say(f"`base_model: {entry.reference}` in a recipe names it; `penala models show {entry.reference}` shows it")
+    say(f"`base_model: {entry.reference}` in a recipe names it; `{typed('models', 'show', entry.reference)}` shows it")
 
 
 def _json_object(file: str) -> dict[str, Any]:

@@ -1,9 +1,12 @@
 """How commands print: data to stdout, everything else to stderr."""
 
 import re
+import shlex
 import sys
 import time
 from collections.abc import Iterable, Sequence
+
+import click
 
 _MANY_ROWS = 200  # rich takes half a millisecond for each
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # a terminal obeys them; names of files may hold them
@@ -12,6 +15,23 @@ _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # a terminal obeys them;
 def say(text: str) -> None:
     """Print a line for the person at the terminal, on stderr."""
     print(harmless(text), file=sys.stderr, flush=True)
+
+
+def typed(*words: str) -> str:
+    """Return a penala command as a person types it next: quoted for a shell, with the workspace named for this one."""
+    context = click.get_current_context(silent=True)
+    workspace = context.find_root().obj if context else None
+    return shlex.join(["penala", *(["-w", workspace] if workspace else []), *words])
+
+
+def confirm(question: str) -> None:
+    """Ask before something goes, and raise click.Abort without a yes; where nobody can answer, say how to do it."""
+    try:
+        click.confirm(question, abort=True, err=True)
+    except click.Abort:
+        if not sys.stdin.isatty():
+            say("\nnobody said yes; --yes does it without the question")
+        raise
 
 
 def harmless(text: str) -> str:

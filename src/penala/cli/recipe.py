@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from penala.cli.output import say, table
+from penala.cli.output import say, table, typed
 from penala.errors import UsageError
 
 
@@ -24,7 +24,7 @@ def init(path: Path) -> None:
     if not path.parent.is_dir():
         raise UsageError("no such folder", where=str(path.parent))
     path.write_text((files("penala") / "recipe.template.yaml").read_text(encoding="utf-8"), encoding="utf-8")
-    say(f"{path} is written. Next: put your conversations beside it, then `penala recipe check {path}`")
+    say(f"{path} is written. Next: put your conversations beside it, then `{typed('recipe', 'check', str(path))}`")
 
 
 @command.command()
@@ -78,7 +78,8 @@ def check(workspace: str | None, recipe: Path, overrides: tuple[str, ...], as_js
         return
     for note in checked.notes:
         say(note)
-    say(f"{recipe} is fine. Next: `penala run {recipe}`")
+    flags = [flag for change in overrides for flag in ("--set", change)]
+    say(f"{recipe} is fine. Next: `{typed('run', str(recipe), *flags)}`")
 
 
 @command.command()

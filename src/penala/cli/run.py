@@ -9,7 +9,7 @@ import click
 
 from penala.cli import on_azureml
 from penala.cli.follow import Display, fetching, follow
-from penala.cli.output import say
+from penala.cli.output import say, typed
 from penala.cli.summary import print_summary
 
 
@@ -96,8 +96,11 @@ def _run(
         checked = preflight(recipe, found)
     for note in checked.notes:
         say(note)
+    flags = [flag for change in overrides for flag in ("--set", change)]
+    flags += ["--force-rerun"] * force_rerun + ["--no-deploy"] * (not deploy)
+    again = typed("run", str(file), *flags)
     if dry_run:
-        say(f"{file} is fine. Next: `penala run {file}`")
+        say(f"{file} is fine. Next: `{again}`")
         return None
     with Workspace.open(workspace, create=True) as opened:
         with fetching("Fetching conversations") as report:
@@ -106,7 +109,7 @@ def _run(
             follow(opened, name, display)
         result = opened.jobs.result(name)
         if not as_json:
-            print_summary(result, evaluation_tables(opened, name), again=f"penala run {file}")
+            print_summary(result, evaluation_tables(opened, name), again=again)
     return result
 
 

@@ -5,7 +5,7 @@ from textwrap import shorten
 from typing import Any
 
 from penala.cli.follow import duration
-from penala.cli.output import say, table
+from penala.cli.output import say, table, typed
 
 CELL_WIDTH = 200  # characters of a reply; the evaluation's report.md has it whole
 
@@ -26,13 +26,13 @@ def print_summary(result: dict[str, Any], tables: list[tuple[str, list[list[str]
     if result["endpoint"]:
         _print_endpoint(result["endpoint"], result["reply"])
     elif model:
-        print(f"\npenala models download {model['name']}:{model['version']} --to DIR")
+        print("\n" + typed("models", "download", f"{model['name']}:{model['version']}", "--to", "DIR"))
 
 
 def _print_failure(result: dict[str, Any], again: str) -> None:
     if result["error"]:
         say(f"error: {result['error']}")
-    say(f"{result['job']} is {result['status']}. `penala jobs logs {result['job']}` shows its logs;")
+    say(f"{result['job']} is {result['status']}. `{typed('jobs', 'logs', result['job'])}` shows its logs;")
     say(f"`{again}` goes on where it stopped")
 
 
@@ -58,9 +58,9 @@ def _print_endpoint(endpoint: dict[str, Any], reply: str | None) -> None:
     if reply is not None:
         print(f"reply     {reply}")
     print("\nAsk it:")
-    print(f"""  echo '[{{"role": "user", "content": "Hello!"}}]' | penala invoke {name}""")
-    print(f"  penala chat {name}")
+    print(f"""  echo '[{{"role": "user", "content": "Hello!"}}]' | {typed("invoke", name)}""")
+    print(f"  {typed('chat', name)}")
     print(f"  curl {endpoint['scoring_uri']} -H 'Content-Type: application/json' \\")
-    print(f"""    -H "Authorization: Bearer $(penala endpoints keys {name} --primary)" \\""")
+    print(f"""    -H "Authorization: Bearer $({typed("endpoints", "keys", name, "--primary")})" \\""")
     print(f"    -d '{body}'")
-    print(f"Remove it:\n  penala endpoints delete {name}")
+    print(f"Remove it:\n  {typed('endpoints', 'delete', name)}")

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from penala.cli.output import say, table
+from penala.cli.output import confirm, say, table, typed
 
 
 @click.group()
@@ -44,8 +44,8 @@ def status(workspace: str | None, as_json: bool) -> None:
     print(f"{shown['jobs']} jobs, {shown['models']} model versions, {shown['endpoints']} endpoints")
     print(f"{_mb(shown['free_bytes'])} MB are free on the disk ({shown['file_system']})")
     if shown["can_go"]["bytes"]:
-        say(f"`penala workspace gc` would free {_mb(shown['can_go']['bytes'])} MB")
-    say("`penala workspace gc --jobs-older-than DAYS --dry-run` says what old jobs hold")
+        say(f"`{typed('workspace', 'gc')}` would free {_mb(shown['can_go']['bytes'])} MB")
+    say(f"`{typed('workspace', 'gc', '--jobs-older-than', 'DAYS', '--dry-run')}` says what old jobs hold")
 
 
 @command.command()
@@ -68,7 +68,7 @@ def gc(workspace: str | None, days: float | None, dry_run: bool, yes: bool, as_j
     with Workspace.open(workspace) as opened:
         if days is not None and not (dry_run or yes):
             found = opened.collect(older_than_days=days, dry_run=True)
-            click.confirm(f"Remove {_summary(found)}?", abort=True, err=True)
+            confirm(f"Remove {_summary(found)}?")
         found = opened.collect(older_than_days=days, dry_run=dry_run)
     if as_json:
         print(json.dumps(found, indent=2))
