@@ -1,11 +1,14 @@
 import json
 import shlex
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 import yaml
 
 from penala.recipe import Recipe
-from penala.workspace.run import preflight, submit
+from penala.workspace.client import Workspace
+from penala.workspace.run import pipeline_inputs, preflight, submit
 
 
 @pytest.fixture
@@ -65,3 +68,21 @@ def test_a_data_asset_goes_into_the_plan_by_its_kept_file(workspace, make, load,
     given = [step["inputs"]["train_file_path"] for step in steps if "train_file_path" in step["inputs"]]
     assert given
     assert all(one == {"path": str(workspace.data.path(row)), "digest": row.digest} for one in given)
+
+
+def test_the_files_of_a_glob_are_copied_once_by_several_at_once(workspace, load, tmp_path):
+    """All runs of the recipe read the same folder, and nothing half written is left beside it."""
+    rows = (tmp_path / "train.jsonl").read_text()
+    for number in range(20):
+        (tmp_path / f"part-{number}.jsonl").write_text(rows.replace("kopi", f"kopi {number}"))
+    recipe = load("conversations.train=part-*.jsonl")
+    checked = preflight(recipe)
+
+    def copy(_):
+        with Workspace.open(workspace.folder) as opened:
+            return Path(pipeline_inputs(opened, recipe, checked, print)["train_file_path"])
+
+    with ThreadPoolExecutor(8) as pool:
+        (folder,) = set(pool.map(copy, range(8)))
+    assert [file.name for file in sorted(folder.iterdir())][:2] == ["00000-part-0.jsonl", "00001-part-1.jsonl"]
+    assert list(folder.parent.iterdir()) == [folder]

@@ -120,7 +120,7 @@ def keep_copy(store: Store, source: Path, *, without: str = "") -> str:
 
 
 def move(source: Path, target: Path) -> None:
-    """Move content to its artifact, unless another process was faster with the same."""
+    """Move content to the place that its digest names, unless another process was faster with the same."""
     try:
         os.replace(source, target)
     except OSError:

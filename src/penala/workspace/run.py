@@ -1,9 +1,9 @@
 """A recipe becomes a job: all that is cheap is checked first, then the pipeline with its tail is submitted."""
 
 import json
-import os
 import shlex
 import shutil
+import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +13,7 @@ from penala.assets import is_asset, parse
 from penala.errors import RecipeError
 from penala.inputs import PIPELINE
 from penala.workspace import base_models
-from penala.workspace.artifacts import digest, digest_file
+from penala.workspace.artifacts import digest, digest_file, move
 from penala.workspace.events import Event
 from penala.workspace.tail import Deploy, Register, Score, Tail
 
@@ -292,11 +292,13 @@ def _one_path(workspace: "Workspace", recipe: "Recipe", path: str, report: Calla
         return str(files[0])
     folder = workspace.folder / "data" / digest(["glob/1", [[str(file), digest_file(file)] for file in files]])
     if not folder.is_dir():
-        half = folder.with_name(f"{folder.name}.{os.getpid()}")
-        half.mkdir(parents=True)
-        for number, file in enumerate(files):
-            shutil.copyfile(file, half / f"{number:05}-{file.name}")
-        half.rename(folder)
+        folder.parent.mkdir(exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f"{folder.name}.", dir=folder.parent) as work:
+            copy = Path(work) / "copy"
+            copy.mkdir()
+            for number, file in enumerate(files):
+                shutil.copyfile(file, copy / f"{number:05}-{file.name}")
+            move(copy, folder)
     return str(folder)
 
 
