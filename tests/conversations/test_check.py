@@ -418,6 +418,8 @@ def test_a_run_requires_good_rows(write, rows):
     with pytest.raises(DataError, match="train has 9 good rows, fewer than 10"):
         require(few, split="train")
     require(few, split="test")
+    with pytest.raises(DataError, match=r"train has 0 good rows of 1, fewer than 10; .*says what is wrong"):
+        require(check(write("bad.jsonl", [{}])), split="train", on_bad_row="drop")
     with pytest.raises(DataError, match="test has 0 good rows, fewer than 1"):
         require(none, split="test")
 

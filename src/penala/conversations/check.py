@@ -108,9 +108,7 @@ class Check:
 
         Of one code a few are shown, so that none hides the others; a file that cannot be read comes first.
         """
-        ranked = sorted(
-            self.findings, key=lambda one: (LEVELS.index(one.level), one.code != "unreadable_file")
-        )  # stable
+        ranked = sorted(self.findings, key=lambda one: (LEVELS.index(one.level), one.code != "unreadable_file"))
         lines: list[str] = []
         shown, left = Counter[str](), Counter[str]()
         for finding in ranked:
@@ -256,7 +254,10 @@ def require(checked: Check, *, split: Literal["train", "validation", "test"], on
         )
     needed = MINIMUM_ROWS if split == "train" else 1
     if checked.good < needed:
-        raise DataError(f"{split} has {checked.good} good rows, fewer than {needed}", where=files, fix="add rows")
+        of_all = f" of {checked.rows}" if checked.bad else ""
+        why = f"; `penala data check {files}` says what is wrong with the others" if checked.bad else ""
+        what = f"{split} has {_count(checked.good, 'good row')}{of_all}, fewer than {needed}"
+        raise DataError(what, where=files, fix=f"add rows{why}")
 
 
 class _Checker:
