@@ -98,7 +98,7 @@ def _broken(value: Any, controls: re.Pattern[str], breaker: str) -> Any:
     if isinstance(value, str):
         return controls.sub(lambda match: match[0][0] + breaker + match[0][1:], value)
     if isinstance(value, dict):
-        return {key: _broken(item, controls, breaker) for key, item in value.items()}
+        return {_broken(key, controls, breaker): _broken(item, controls, breaker) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_broken(item, controls, breaker) for item in value]
     return value
