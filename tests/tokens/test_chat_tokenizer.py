@@ -117,6 +117,37 @@ def test_a_call_is_trained_as_the_template_words_it(tokenizer_of, conversation):
     assert supervised(tokenizer.training_tokens(talking)) == f"One moment.\n{call}"
 
 
+def test_a_special_token_in_a_name_of_an_argument_stays_text(tokenizer_of, conversation):
+    """The keys of arguments and of a tool's parameters are texts too; none of them ends the call."""
+    named = {"type": "function", "function": {"name": "price", "arguments": {"<|im_end|>": 1}}}
+    tool = {"type": "function", "function": {"name": "price", "parameters": {"properties": {"<|im_start|>": {}}}}}
+    row = conversation(("user", "Price?"), ("assistant", "", {"tool_calls": [named]}), tools=(tool,))
+
+    tokens = tokenizer_of("qwen2.5").training_tokens(row)
+
+    written = '<tool_call>\n{"name": "price", "arguments": {"<|im_end|>": 1}}\n</tool_call><|im_end|>'
+    assert supervised(tokens) == written
+    assert [tokenizer_of("qwen2.5").token(id_) for id_ in tokens.ids].count("<|im_start|>") == 4
+
+
+@pytest.mark.parametrize("written", ["call.function.arguments | tojson", "call.function.arguments"])
+def test_arguments_in_openais_format_are_written_as_json_once(
+    make_folder, family_like, tmp_path, conversation, written
+):
+    """There they are JSON in a text: an object to a template that writes objects, a text to one that writes texts."""
+    source = family_like("qwen2.5").source.replace("call.function.arguments | tojson", written)
+    tokenizer = ChatTokenizer.from_folder(make_folder(family_like("qwen2.5", source=source), tmp_path))
+    call = {**CALL, "function": {"name": "price", "arguments": '{"dish": "kopi \u2615"}'}}
+    row = conversation(("user", "Price?"), ("assistant", "", {"tool_calls": [call]}))
+
+    assert supervised(tokenizer.training_tokens(row)) == (
+        '<tool_call>\n{"name": "price", "arguments": {"dish": "kopi \u2615"}}\n</tool_call><|im_end|>'
+    )
+    call["function"]["arguments"] = "two"
+    said = '"two"' if "tojson" in written else "two"
+    assert f'"arguments": {said}}}' in tokenizer.render(row.messages)
+
+
 def test_a_call_that_the_template_drops_is_refused(tokenizer_of, conversation):
     """Trained without its call, such a turn would teach the model to say nothing."""
     row = conversation(("user", "Price?"), ("assistant", "", {"tool_calls": [CALL]}))

@@ -22,7 +22,7 @@ from penala.tokens.encoding import ApartEncoder, Encoded, Encoder, pattern
 from penala.tokens.frames import Frames
 from penala.tokens.labels import ALL_TURNS, Supervision, TrainingTokens, label, wanted
 from penala.tokens.probe import PROBES, probe
-from penala.tokens.template import FILE, MORE_FILES, ChatTemplate, message_dict, plain, read_sources
+from penala.tokens.template import FILE, MORE_FILES, ChatTemplate, plain, read_sources
 from penala.tokens.turns import Rendering, Turn, find_turn
 
 _HALF_CHARACTER = re.compile("[\ud800-\udfff]")  # JSON can spell one; UTF-8 and tokenizers cannot
@@ -210,7 +210,7 @@ class ChatTokenizer:
     def _rendering(self, messages: Sequence[Any], tools: Any, prompt: bool, now: datetime | None) -> Rendering:
         if not messages:
             raise TokensError("the conversation has no message")
-        rows = [message_dict(message) for message in messages]
+        rows = [self.template.message(message) for message in messages]
         tools = plain(tools)
         moment = now or datetime.now()  # one for all renderings of this conversation
 

@@ -7,6 +7,7 @@ controls, a `tojson` that keeps non-ASCII text, `raise_exception` and `strftime_
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -60,11 +61,35 @@ class ChatTemplate:
         `messages` are mappings or have `.role`, `.content` and `.extra`; `now` is the time that `strftime_now` tells.
         Raises TokensError with the template's own words when it refuses the conversation.
         """
-        rows = [message_dict(message) for message in messages]
+        rows = [self.message(message) for message in messages]
         return self.render_plain(rows, plain(tools), add_generation_prompt, now or datetime.now())
 
+    def message(self, message: Any) -> dict[str, Any]:
+        """Return a message as this template sees it: made by `message_dict`, the arguments of calls read.
+
+        OpenAI's format holds them as JSON in a text, which many templates would write as JSON once more.
+        """
+        fields = message_dict(message)
+        if isinstance(calls := fields.get("tool_calls"), list) and not self._takes_arguments_as_text:
+            fields["tool_calls"] = [_with_arguments_read(call) for call in calls]
+        return fields
+
+    @cached_property
+    def _takes_arguments_as_text(self) -> bool:
+        """Whether the template writes the arguments of a call as they are when they are text."""
+        function = {"name": "price", "arguments": '{"dish":"kaya"}'}
+        call = {"id": "call00001", "type": "function", "function": function}  # Mistral's templates want nine letters
+        messages: list[dict[str, Any]] = [
+            {"role": "user", "content": "a"},
+            {"role": "assistant", "content": "", "tool_calls": [call]},
+        ]
+        try:
+            return function["arguments"] in self.render_plain(messages, None, False, datetime.now())
+        except TokensError:
+            return False
+
     def render_plain(self, messages: Sequence[dict[str, Any]], tools: Any, prompt: bool, now: datetime) -> str:
-        """Do what `render` does with messages made by `message_dict`, and tools made by `plain`."""
+        """Do what `render` does with messages made by `message`, and tools made by `plain`."""
         name = "tool_use" if tools and "tool_use" in self._compiled else "default"
         try:
             return self._compiled[name].render(
@@ -108,6 +133,19 @@ def _to_json(
 
 def _raise(message: str) -> None:
     raise jinja2.TemplateError(message)
+
+
+def _with_arguments_read(call: Any) -> Any:
+    """Replace the arguments of a call, where they are an object in JSON, by that object."""
+    function = call.get("function") if isinstance(call, dict) else None
+    text = function.get("arguments") if isinstance(function, dict) else None
+    if not isinstance(function, dict) or not isinstance(text, str):
+        return call
+    try:
+        arguments = json.loads(text)
+    except ValueError:
+        return call
+    return {**call, "function": {**function, "arguments": arguments}} if isinstance(arguments, dict) else call
 
 
 def message_dict(message: Any) -> dict[str, Any]:
