@@ -114,7 +114,9 @@ def test_what_the_template_refuses_is_a_400_in_its_words(engine, tokenizer, ques
     assert "no system here" in answer.json()["error"]["message"]
 
 
-@pytest.mark.parametrize(("method", "path", "status"), [("GET", "/score", 405), ("POST", "/scores", 404)])
+@pytest.mark.parametrize(
+    ("method", "path", "status"), [("GET", "/score", 405), ("POST", "/scores", 404), ("POST", "/score/", 404)]
+)
 def test_unknown_routes_and_methods_answer_in_our_shape(client, method, path, status):
     """404 and 405 with error.message."""
     answer = client.request(method, path)

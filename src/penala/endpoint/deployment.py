@@ -67,7 +67,9 @@ def deployment_app(
         *openai_routes(serving),
         Route("/readyz", ready),
     ]
-    return Starlette(routes=routes, lifespan=lifespan, exception_handlers=EXCEPTION_HANDLERS)
+    app = Starlette(routes=routes, lifespan=lifespan, exception_handlers=EXCEPTION_HANDLERS)
+    app.router.redirect_slashes = False  # it would send the client to the socket's name, with its key
+    return app
 
 
 def open_model(folder: Path, max_rows: int) -> tuple[Engine, Tokenizer]:
