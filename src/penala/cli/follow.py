@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from penala.cli.output import harmless, say, typed
+from penala.cli.output import harmless, say
 
 if TYPE_CHECKING:
     from penala.workspace.client import Workspace
@@ -178,8 +178,7 @@ def follow(workspace: "Workspace", job: str, display: Display, *, cancel: bool =
     except KeyboardInterrupt:
         display.clear()
         if not cancel:
-            stream, end = typed("jobs", "stream", job), typed("jobs", "cancel", job)
-            say(f"{job} goes on; `{stream}` follows it again, `{end}` ends it")
+            say(f"{job} goes on; `penala jobs stream {job}` follows it again, `penala jobs cancel {job}` ends it")
             sys.exit(1)
         say("stopping; what is done stays done")
         workspace.jobs.cancel(job)
