@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -16,6 +17,7 @@ import pytest
 from penala.endpoint.keys import read_keys
 from penala.errors import EndpointError, NotFound, UsageError
 from penala.workspace import shim
+from penala.workspace.client import Workspace
 from penala.workspace.endpoints import streamed_events
 from penala.workspace.store import DeploymentRow, EndpointRow, ModelRow
 from penala.workspace.supervisor import ensure, ensure_if_needed
@@ -214,6 +216,25 @@ def test_a_regenerated_key_replaces_its_own_only(workspace):
     assert file.stat().st_mode & 0o777 == 0o600
     with pytest.raises(UsageError, match="choose primary or secondary"):
         workspace.endpoints.regenerate_key("kopitiam", "third")
+
+
+def test_an_endpoint_may_be_made_by_several_at_once(workspace):
+    """They get the same one, with the same keys; so may its keys be replaced, and none of the old ones stays."""
+
+    def make(_):
+        with Workspace.open(workspace.folder) as opened:
+            return opened.endpoints.create("kopitiam"), opened.endpoints.keys("kopitiam")
+
+    def replace(which):
+        with Workspace.open(workspace.folder) as opened:
+            return opened.endpoints.regenerate_key("kopitiam", which)[f"{which}_key"]
+
+    with ThreadPoolExecutor(4) as pool:
+        made = list(pool.map(make, range(4)))
+        new = dict(zip(("primary_key", "secondary_key"), pool.map(replace, ("primary", "secondary")), strict=True))
+
+    assert made == [(workspace.endpoints.show("kopitiam"), made[0][1])] * 4
+    assert workspace.endpoints.keys("kopitiam") == new
 
 
 def test_a_busy_port_is_refused_before_anything_is_made(workspace):

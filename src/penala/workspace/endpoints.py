@@ -148,8 +148,9 @@ class Endpoints:
 
         if which not in ("primary", "secondary"):
             raise UsageError(f"there is no {which} key", fix="choose primary or secondary")
-        keys = {**self.keys(name), f"{which}_key": new_key()}
-        write_keys(self._keys_file(name), keys)
+        with self._store.transaction():  # one at a time, so that none brings back what another one replaced
+            keys = {**self.keys(name), f"{which}_key": new_key()}
+            write_keys(self._keys_file(name), keys)
         return keys
 
     def delete_deployment(self, name: str, deployment: str) -> None:
@@ -246,24 +247,31 @@ class Endpoints:
     # -- the steps of a deployment --
 
     def _create_row(self, name: str, port: int | None) -> None:
-        from penala.endpoint.keys import new_key, write_keys
-
         _check_name(name, "endpoint")
         row = self._store.get(EndpointRow, name=name)
         if row is not None and row.state == DELETING:
             self.delete(name)  # goes on where that was interrupted
             row = None
-        if row is None:
-            with self._store.transaction():
-                taken = {other.port for other in self._store.find(EndpointRow)}
-                chosen = _free_port(f"{self._folder}/{name}", taken) if port is None else _checked_port(port)
-                services.endpoint_folder(self._folder, name).mkdir(parents=True, exist_ok=True)
-                write_keys(self._keys_file(name), {"primary_key": new_key(), "secondary_key": new_key()})
-                self._store.insert(EndpointRow(name, chosen, "Creating"))
-                services.sync_routes(self._folder, self._store, name)
-        elif port not in (None, row.port):
+        row = row or self._new_row(name, port)
+        if port not in (None, row.port):
             what = f"endpoint '{name}' answers on port {row.port}, which it keeps"
             raise EndpointError(what, fix=f"leave port out, or delete the endpoint to have it on {port}")
+
+    def _new_row(self, name: str, port: int | None) -> EndpointRow:
+        """Make the row of an endpoint, with fresh keys, or find it where another process was faster."""
+        from penala.endpoint.keys import new_key, write_keys
+
+        with self._store.transaction():
+            if (made := self._store.get(EndpointRow, name=name)) is not None:
+                return made
+            taken = {other.port for other in self._store.find(EndpointRow)}
+            chosen = _free_port(f"{self._folder}/{name}", taken) if port is None else _checked_port(port)
+            row = EndpointRow(name, chosen, "Creating")
+            services.endpoint_folder(self._folder, name).mkdir(parents=True, exist_ok=True)
+            write_keys(self._keys_file(name), {"primary_key": new_key(), "secondary_key": new_key()})
+            self._store.insert(row)
+            services.sync_routes(self._folder, self._store, name)
+        return row
 
     def _model_folder(self, model: str, version: str) -> Path:
         """Return the plain model folder of a registered version."""
