@@ -23,7 +23,10 @@ REFERENCE = Path(__file__).parent / "reference"
 def commands(command: click.Command, name: str, parent: click.Context | None = None) -> Iterator[tuple[str, str]]:
     """Yield (name, help text) of a command and of everything below it."""
     word = name.split()[-1]
-    context = click.Context(command, info_name=word, parent=parent, terminal_width=100, max_content_width=100)
+    settings = command.context_settings  # which options ask for help
+    context = click.Context(
+        command, info_name=word, parent=parent, terminal_width=100, max_content_width=100, **settings
+    )
     yield name, command.get_help(context)
     if isinstance(command, click.Group):
         for verb in command.list_commands(context):

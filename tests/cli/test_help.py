@@ -2,9 +2,11 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import click
 import pytest
+from click.testing import CliRunner
 
 from penala.cli.main import COMMANDS, cli
 
@@ -32,6 +34,7 @@ def test_help_loads_nothing_heavy(argv):
     """What answers a question about the program needs none of its libraries but click."""
     script = f"""
 import sys
+from pathlib import Path
 from penala.cli.main import cli
 try:
     cli({argv!r}, standalone_mode=True)
@@ -55,3 +58,13 @@ def test_every_command_says_what_it_does(name, command):
 def test_the_nouns_of_the_first_page_are_the_nouns_that_exist():
     """No command is announced that cannot be loaded."""
     assert [name.split()[1] for name, _ in ALL if name.count(" ") == 1] == list(COMMANDS)
+
+
+@pytest.mark.parametrize("name", [name for name, _ in ALL])
+def test_the_reference_shows_what_the_program_answers(name):
+    """Letter for letter, at the page's width."""
+    page = (Path(__file__).parents[2] / "docs/reference/cli.md").read_text(encoding="utf-8")
+    argv = [*name.split()[1:], "--help"]
+    answer = CliRunner().invoke(cli, argv, prog_name="penala", terminal_width=100, max_content_width=100)
+
+    assert f"## `{name}`\n\n```text\n{answer.stdout.rstrip()}\n```\n" in page
