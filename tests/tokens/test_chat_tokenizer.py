@@ -219,6 +219,8 @@ def test_dropped_reasoning_leaves_the_answer_trained(tokenizer_of, conversation)
 
     assert supervised(tokens) == "\n\ntwo<|end_of_sentence|>"
     assert tokens.turns[0].prompt_end is None
+    assert tokens.unrendered == ("reasoning",)
+    assert tokenizer_of("qwen3").training_tokens(row).unrendered == ()
 
 
 def test_what_the_template_leaves_out_is_said(tokenizer_of, conversation):

@@ -118,7 +118,16 @@ def _tokens_of(turn: Turn, text: str, encoded: Encoded) -> slice:
 def _unrendered(rendering: Rendering) -> tuple[str, ...]:
     left_out = {f"{rendering.messages[n].get('role')} messages" for n in rendering.found.dropped}
     for message in rendering.messages:
-        for key, value in (("reasoning", reasoning_of(message)), ("name", message.get("name"))):
+        said = (("reasoning", reasoning_of(message)), ("reasoning", _thought(message)), ("name", message.get("name")))
+        for key, value in said:
             if isinstance(value, str) and value.strip() not in rendering.text:
                 left_out.add(key)
     return tuple(sorted(left_out))
+
+
+def _thought(message: Mapping[str, Any]) -> str:
+    """Return the reasoning that stands in the text of an assistant; empty when there is none."""
+    content = message.get("content")
+    if message.get("role") != "assistant" or not isinstance(content, str):
+        return ""
+    return content.rpartition("</think>")[0].strip().removeprefix("<think>")
