@@ -155,6 +155,16 @@ def test_explain_says_what_a_version_was_made_of(workspace, kopi, job):
     assert text["again"] == found["command"]
 
 
+@pytest.mark.parametrize(
+    ("content", "now"), [(b"x: 1", "unchanged"), (b"x: 2", "changed since"), (b"\xe9", "changed since")]
+)
+def test_explain_compares_the_recipe_with_its_file(workspace, kopi, job, tmp_path, content, now):
+    """Whatever that holds today, also no UTF-8."""
+    (tmp_path / "r.yaml").write_bytes(content)
+
+    assert workspace.models.explain("kopi")["recipe"]["now"] == now
+
+
 def test_what_a_job_did_not_say_can_be_run_again_by_its_name(workspace, kopi):
     """A version whose job is gone, or that was registered by hand, has no command."""
     assert workspace.models.explain("kopi:1")["command"] is None

@@ -157,7 +157,7 @@ def _recipe_of(kept: Mapping[str, Any] | None) -> dict[str, Any] | None:
     if kept is None:
         return None
     file = Path(kept["file"])
-    same = file.is_file() and file.read_text(encoding="utf-8") == kept["text"]
+    same = file.is_file() and file.read_text(encoding="utf-8", errors="replace") == kept["text"]
     return {**kept, "now": _today(file, same=same)}
 
 
