@@ -241,12 +241,20 @@ def test_a_set_without_data_and_a_broken_card_are_refused(served):
         open_set(REPO, endpoint=served.url)
 
 
-def test_an_address_that_is_no_hub_is_named(tmp_path):
-    """A page to log in on answers 200 with HTML."""
+@pytest.mark.parametrize(
+    ("status", "message"),
+    [
+        (200, "does not answer as a hub; check HF_ENDPOINT"),
+        (404, "answers: .*404.*; check the name, and HF_ENDPOINT"),
+        (503, "answers: .*503.*; try again later"),
+    ],
+)
+def test_an_address_that_is_no_hub_is_named(tmp_path, status, message):
+    """A page to log in on answers 200 with HTML, a mirror that lacks a set may say no more than 404."""
 
     class Page(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            self.send_response(200)
+            self.send_response(status)
             self.end_headers()
             self.wfile.write(b"<html>")
 
@@ -256,7 +264,7 @@ def test_an_address_that_is_no_hub_is_named(tmp_path):
     with ThreadingHTTPServer(("127.0.0.1", 0), Page) as server:
         Thread(target=server.serve_forever, daemon=True).start()
         address = f"http://127.0.0.1:{server.server_port}"
-        with pytest.raises(Unreachable, match="does not answer as a hub; check HF_ENDPOINT"):
+        with pytest.raises(Unreachable, match=message):
             open_set(REPO, endpoint=address)
         server.shutdown()
 

@@ -289,7 +289,8 @@ def explained(repo: str, endpoint: str) -> Iterator[None]:
         if error.response.status_code in (401, 403):
             fix = "set HF_TOKEN to a token that may read it; `hf auth whoami` says whose token is used"
             raise DataError(f"{endpoint} refuses: {_first_line(error)}", where=repo, fix=fix) from None
-        fix = "try again later, or set HF_ENDPOINT to a mirror"
+        is_gone = error.response.status_code in (404, 410)  # of a mirror that says no more
+        fix = "check the name, and HF_ENDPOINT" if is_gone else "try again later, or set HF_ENDPOINT to a mirror"
         raise Unreachable(f"{endpoint} answers: {_first_line(error)}", where=repo, fix=fix) from None
     except (HTTPError, invalid_url) as error:
         fix = f"make {endpoint} reachable, or set HF_ENDPOINT to a mirror"
