@@ -179,6 +179,24 @@ def test_what_broken_off_work_left_goes(workspace: Workspace, two_steps: TwoStep
     assert held.exists()
 
 
+def test_what_cannot_be_removed_does_not_keep_its_job_locked(
+    workspace: Workspace, two_steps: TwoSteps, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The job can be started again, also while the program that collected lives on."""
+    job = run(workspace, two_steps())
+    left = workspace.jobs.folder / job / "write" / "outputs"
+    left.mkdir()
+
+    def refused(path: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("shutil.rmtree", refused)
+    with pytest.raises(WorkspaceError, match="cannot be written"):
+        workspace.collect()
+    assert left.exists()
+    assert not workspace.jobs.is_running(job)
+
+
 @pytest.mark.parametrize("resumable", [False, True])
 def test_a_failed_resumable_step_keeps_what_it_goes_on_with(
     workspace: Workspace, two_steps: TwoSteps, resumable: bool

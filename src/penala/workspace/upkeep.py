@@ -145,9 +145,13 @@ def _remove_leftover(store: Store, path: Path, jobs: Path) -> None:
         return
     job = path.relative_to(jobs).parts[0]
     lock = shim.take(jobs / job / RUNNER_LOCK)
-    if lock is not None:
-        if store.get(JobSummary, name=job) is None or store.get(JobSummary, name=job, status=ENDED) is not None:
+    if lock is None:
+        return
+    try:
+        row = store.get(JobSummary, name=job)
+        if row is None or row.status in ENDED:
             _remove(path)
+    finally:
         os.close(lock)
 
 
