@@ -1,6 +1,7 @@
 """The recipe: what it accepts, what it refuses and how it says so."""
 
 import json
+from datetime import date
 from pathlib import Path
 
 import pytest
@@ -58,6 +59,9 @@ def test_the_template_is_a_recipe(tmp_path):
         ({"finetuning": {"compute_finetune": "x"}}, r"is a compute, data or task input"),
         ({"conversations": {"train": "a", "validation": "100%"}}, r"conversations.validation: 100% leaves nothing"),
         ({"endpoint": {"name": "a_b"}}, r"endpoint.name"),
+        ({"model": {"name": "x", "version": 2}}, r"model.version: is 2, which is no text in YAML; put it into quotes"),
+        ({"model": {"name": "x", "tags": {"since": date(2026, 1, 2)}}}, r"tags.since: is 2026-01-02, which is no text"),
+        ({"model": {"name": None}}, r"model.name: input should be a valid string \(it is None\)"),
         ({"sample": {"file": "x"}}, r"sample is scored at the endpoint; add `endpoint"),
         ({"base_model": 3}, r"recipe.yaml:1: base_model: name a base model"),
         ({"azureml": {"subscription_id": "x"}}, r"azureml: no resource_group and no workspace_name; give all three"),

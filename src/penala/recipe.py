@@ -441,6 +441,8 @@ def _plain(error: ErrorDetails) -> RecipeError:
         return RecipeError("unknown key", where=key, fix=near(location[-1], known) or f"known here: {', '.join(known)}")
     if error["type"] == "missing":
         return RecipeError("is missing", where=key, fix=f"{location[0]} needs it" if len(location) > 1 else "add it")
+    if error["type"] == "string_type" and not isinstance(error["input"], dict | list | None):
+        return RecipeError(f"is {error['input']}, which is no text in YAML", where=key, fix="put it into quotes")
     message = str(error.get("ctx", {}).get("error") or error["msg"])
     what, _, fix = message.partition("; ")
     shown = "" if isinstance(error["input"], dict) else f" (it is {error['input']!r})"
