@@ -1,7 +1,7 @@
 """The prepared folder: every row accounted for, nothing cut or dropped that was not allowed, all problems at once."""
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 from chat_oracles import prepared_rows
@@ -136,10 +136,36 @@ def test_cut_turns_keeps_whole_turns(run, chat, tokenizer_of):
     ]  # fmt: skip
 
 
-def test_a_first_turn_that_does_not_fit_cannot_be_cut(run, chat):
+def test_a_first_turn_that_does_not_fit_cannot_be_cut(run, chat, tokenizer_of):
     """Nothing is dropped when only cutting was allowed."""
-    with pytest.raises(DataError, match=r"rows.jsonl:1: \d+ tokens in its first turn already, the limit is 20"):
-        run(Rows(train=[chat(1)]), max_seq_length=20, on_too_long="cut_turns")
+    row = chat(1, 4)
+    whole, first = (
+        len(tokenizer_of("chatml").training_tokens(one).ids) for one in (row, replace(row, messages=row.messages[:3]))
+    )
+    counts = f"{whole} tokens, {first} in its first turn already, the limit is 20"
+    with pytest.raises(
+        DataError, match=rf"rows.jsonl:1: {counts}; for rows that are too long, set on_too_long to drop"
+    ):
+        run(Rows(train=[row]), max_seq_length=20, on_too_long="cut_turns")
+
+
+def test_weights_decide_whether_a_cut_row_is_still_one(run, conversation):
+    """One that is masked by wish is cut as any other; one whose only trained turn would be cut off is refused so."""
+    turns = [("user", "a"), ("assistant", "b", {"weight": 0}), ("user", "c"), ("assistant", "d " * 40)]
+    trained, masked = conversation(*turns), conversation(*turns[:3], (*turns[3], {"weight": 0}))
+
+    with pytest.raises(DataError, match=r"rows.jsonl:7: \d+ tokens, of which none that fits is trained, the li"):
+        run(Rows(train=[trained]), max_seq_length=40, on_too_long="cut_turns")
+    ledger = run(Rows(train=[masked]), max_seq_length=40, on_too_long="cut_turns")["ledger"]
+
+    assert ledger["rows"]["masked"] == ledger["rows"]["in"] == 1
+    assert next(read_jsonl(run.out / "raw_data" / "train.jsonl")).messages == masked.messages[:2]
+
+
+def test_a_long_row_without_a_reply_is_refused_for_that(run, conversation):
+    """There is nothing to cut it at."""
+    with pytest.raises(DataError, match=r"rows.jsonl:7: no token is supervised"):
+        run(Rows(train=[conversation(("user", "a " * 40))]), max_seq_length=20, on_too_long="cut_turns")
 
 
 def test_every_row_and_token_is_in_one_class(run, chat, conversation):

@@ -80,11 +80,14 @@ class Fitting:
         length, way = len(whole.ids), self._settings.on_too_long
         fitted: tuple[Conversation, TrainingTokens] | None = (row, whole)
         if length > self._limit:
-            fitted = self._cut(row) if way == "cut_turns" else None
-            if fitted is None and way != "drop":
-                first = " in its first turn already" if way == "cut_turns" else ""
-                problem = TokensError(f"{length:,} tokens{first}, the limit is {self._limit:,}", where=whole.where)
-                return Outcome(str(problem), is_too_long=True)
+            fitted = None
+            try:
+                if way == "cut_turns":
+                    fitted = self._cut(row, whole)
+                elif way == "error":
+                    raise TokensError(f"{length:,} tokens, the limit is {self._limit:,}", where=whole.where)
+            except TokensError as error:
+                return Outcome(str(error), is_too_long=True)
         if fitted is None:
             return Outcome(whole=length)
         kept, tokens = fitted
@@ -106,19 +109,27 @@ class Fitting:
             asks_otherwise=any(turn.prompt_end is None for turn in tokens.turns),
         )
 
-    def _cut(self, row: Conversation) -> tuple[Conversation, TrainingTokens] | None:
-        """Leave out as few of the last messages as needed; the row still ends in an assistant's. None: it cannot."""
+    def _cut(self, row: Conversation, whole: TrainingTokens) -> tuple[Conversation, TrainingTokens]:
+        """Leave out as few of the last messages as needed; the row still ends in an assistant's.
+
+        Raises TokensError when its first turn does not fit, or nothing is trained in what does.
+        """
 
         def first(count: int) -> TrainingTokens:
             shortened = replace(row, messages=row.messages[:count])
             return self._tokenizer.training_tokens(shortened, self._settings.supervision, now=self._now)
 
         ends = [n for n, message in enumerate(row.messages, 1) if message.role == "assistant"]
+        if not ends:  # which is another reason to refuse the row
+            return row, whole
         fitting = bisect_right(ends, self._limit, key=lambda count: len(first(count).ids))
+        tokens = first(ends[max(fitting - 1, 0)])
+        what = f"{len(whole.ids):,} tokens, {{}}, the limit is {self._limit:,}"
         if fitting == 0:
-            return None
-        tokens = first(ends[fitting - 1])
-        return (replace(row, messages=row.messages[: ends[fitting - 1]]), tokens) if tokens.num_supervised else None
+            raise TokensError(what.format(f"{len(tokens.ids):,} in its first turn already"), where=whole.where)
+        if whole.num_supervised and not tokens.num_supervised:
+            raise TokensError(what.format("of which none that fits is trained"), where=whole.where)
+        return replace(row, messages=row.messages[: ends[fitting - 1]]), tokens
 
 
 def _is_masked_by_wish(row: Conversation, tokens: TrainingTokens) -> bool:
