@@ -141,6 +141,10 @@ def sync_files(files: Iterable[Path]) -> None:
 @cache
 def environment_id() -> str:
     """Return the digest of the Python and the installed distributions that steps run with."""
-    installed = {name for folder in sys.path if os.path.isdir(folder) for name in os.listdir(folder)}
-    packages = sorted(name for name in installed if name.endswith((".dist-info", ".egg-info")))
-    return digest(["environment/1", sys.version, platform.machine(), packages])
+    return digest(["environment/1", sys.version, platform.machine(), installed()])
+
+
+def installed() -> list[str]:
+    """List the folders that tell of the installed distributions, sorted: NAME-VERSION.dist-info or .egg-info."""
+    names = {name for folder in sys.path if os.path.isdir(folder) for name in os.listdir(folder)}
+    return sorted(name for name in names if name.endswith((".dist-info", ".egg-info")))

@@ -4,16 +4,14 @@ It lies in manifests/DIGEST.json, and proves itself: the files' digests make the
 """
 
 import json
-import os
 import platform
 import re
-import sys
 from pathlib import Path
 from typing import Any
 
 import penala
 from penala.workspace import shim
-from penala.workspace.artifacts import digest, digest_file, environment_id, file_names
+from penala.workspace.artifacts import digest, digest_file, environment_id, file_names, installed
 
 _DISTRIBUTION = re.compile(r"(?P<name>.+?)-(?P<version>[^-]+)\.(dist|egg)-info")
 
@@ -39,14 +37,10 @@ def read_manifest(workspace: Path, found: str) -> dict[str, Any] | None:
 
 
 def hashed(artifact: Path) -> dict[str, str]:
-    """Return the SHA-256 of each file below a folder by its relative path; of a file, under an empty one.
-
-    What Python leaves beside code that it loads does not count.
-    """
+    """Return the SHA-256 of each file below a folder by its relative path; of a file, under an empty one."""
     if not artifact.is_dir():
         return {"": digest_file(artifact)}
-    names = [name for name in file_names(artifact) if "__pycache__" not in Path(name).parts]
-    return {name: digest_file(artifact / name) for name in names}
+    return {name: digest_file(artifact / name) for name in file_names(artifact)}
 
 
 def _place(workspace: Path, found: str) -> Path:
@@ -55,8 +49,7 @@ def _place(workspace: Path, found: str) -> Path:
 
 def _environment() -> dict[str, Any]:
     """Return the Python and the distributions that are installed, under the id that step keys hold."""
-    names = {name for folder in sys.path if os.path.isdir(folder) for name in os.listdir(folder)}
-    matches = [match for name in names if (match := _DISTRIBUTION.fullmatch(name))]
+    matches = [match for name in installed() if (match := _DISTRIBUTION.fullmatch(name))]
     return {
         "id": environment_id(),
         "python": platform.python_version(),
