@@ -49,17 +49,8 @@ def row_tokens(
         _require_writable(page)
     judged = rows_from(path, row, 1, schema=schema, columns=columns)[0]
     if judged.conversation is None:
-        words = [
-            "penala",
-            "data",
-            "show",
-            str(path),
-            "--row",
-            str(row),
-            *(["--schema", schema] if schema != "auto" else []),
-        ]
-        words += [word for ours, theirs in (columns or {}).items() for word in ("--column", f"{ours}={theirs}")]
-        fix = f"`{shlex.join(words)}` says what is wrong with it"
+        again = f"penala data show {shlex.quote(str(path))} --row {row}{_options(schema, columns or {})}"
+        fix = f"`{again}` says what is wrong with it"
         raise UsageError(f"record {row} is no good conversation", where=str(path), fix=fix)
     tokenizer = ChatTokenizer.from_folder(_model_folder(model, workspace))
     view = token_view(tokenizer, judged.conversation)
