@@ -107,6 +107,22 @@ def test_prompt_and_completion_may_be_lists_of_messages(write):
     assert roles == ["system", "user", "assistant"]
 
 
+def test_tables_hold_the_lists_of_prompt_and_completion_as_text(write, codes):
+    """They are read as messages are, from JSON; a list in Python's notation is an error, and never trained as text."""
+    prompt, completion = [{"role": "user", "content": "Kopi?"}], [{"role": "assistant", "content": "RM 2"}]
+    quoted = [json.dumps(side).replace('"', '""') for side in (prompt, completion)]
+
+    assert read(write("a.csv", 'prompt,completion\n"{}","{}"\n'.format(*quoted))) == [
+        ("user", "Kopi?"),
+        ("assistant", "RM 2"),
+    ]
+    assert codes("b.csv", f'prompt,completion\n"{prompt}","{completion}"\n') == {2: ["python_repr", "python_repr"]}
+    assert read(write("c.jsonl", [{"prompt": json.dumps(prompt), "completion": "is JSON"}]))[1] == (
+        "assistant",
+        "is JSON",
+    )
+
+
 def test_the_text_of_a_row_is_not_touched(write):
     """Outer white space, line ends and marks inside texts come through as they are."""
     text = " \t a\r\nb \u200b\ufeff\u00a0 "

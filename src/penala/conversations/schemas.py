@@ -1,5 +1,6 @@
 """The shapes that conversations come in. Each is read into the same turns; columns may go by other names."""
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -32,6 +33,7 @@ ALIASES: Mapping[str, tuple[str, ...]] = {
     "messages": ("conversation", "conversations", "dialogue", "dialog", "chat", "turns", "items"),
     "conversations": ("conversation", "messages", "dialogue", "dialog", "chat", "turns", "items"),
 }
+_LIST_START = re.compile(r"""\s*\[\s*\{\s*["'](role|content)["']\s*:""")
 Names = Mapping[str, str]  # our column name -> the file's
 
 
@@ -104,8 +106,8 @@ def _history(row: dict[str, Any], names: Names, faults: list[Fault]) -> list[Tur
 
 
 def _read_prompt_completion(row: dict[str, Any], names: Names, faults: list[Fault]) -> list[Turn | None]:
-    if isinstance(row["prompt"], list):  # the conversational form: both are lists of messages
-        return [
+    if isinstance(row["prompt"], list) or all(map(_is_written_list, (row["prompt"], row["completion"]))):
+        return [  # the conversational form: both are lists of messages
             turn
             for column in ("prompt", "completion")
             for turn in _read_items(row[column], names.get(column, column), ("role", "content"), ROLES, faults)
@@ -115,6 +117,11 @@ def _read_prompt_completion(row: dict[str, Any], names: Names, faults: list[Faul
         _column(row, "prompt", "user", names, faults),
         _column(row, "completion", "assistant", names, faults),
     ]
+
+
+def _is_written_list(value: Any) -> bool:
+    """Tell whether a table holds a list of messages as text: JSON, or what str() makes of it."""
+    return isinstance(value, str) and _LIST_START.match(value) is not None
 
 
 def _read_list_of_texts(row: dict[str, Any], names: Names, faults: list[Fault]) -> list[Turn | None]:
