@@ -12,6 +12,7 @@ from penala.engines import transformers_engine
 from penala.engines.engine import Generation
 from penala.engines.transformers_engine import TransformersEngine, native_bf16, open_engine, sample
 from penala.errors import EngineError
+from penala.training.estimate import has_bf16
 
 END = frozenset({2})
 
@@ -279,6 +280,11 @@ def test_temperature_sharpens_and_flattens():
 def test_bf16_only_where_the_processor_multiplies_it(capabilities, native):
     """AVX2 alone means float32."""
     assert native_bf16(capabilities) is native
+
+
+def test_replies_are_computed_as_training_computes():
+    """torch, which the engine asks, and the kernel, which training asks, say the same of this processor."""
+    assert native_bf16(torch.cpu.get_capabilities()) is has_bf16()
 
 
 def copy(folder, tmp_path):

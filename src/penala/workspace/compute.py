@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
 LOCAL = "local"
 TIERS = ("dedicated", "low_priority")
-BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16"})
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9-]{0,30}[A-Za-z0-9]")
 
 
@@ -187,19 +186,13 @@ def _of_row(row: ComputeRow) -> Compute:
 
 def this_machine() -> dict[str, Any]:
     """Return what this machine offers: cores, memory in GB, GPUs, and the arithmetic that training uses on it."""
+    from penala.training.estimate import has_bf16
+
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return {
         "name": LOCAL,
         "cores": len(os.sched_getaffinity(0)),
         "memory_gb": round(memory / 1e9, 1),
         "gpus": len(list(Path("/dev").glob("nvidia[0-9]*"))),
-        "arithmetic": "bfloat16" if BF16_FLAGS & _cpu_flags() else "float32",
+        "arithmetic": "bfloat16" if has_bf16() else "float32",
     }
-
-
-def _cpu_flags() -> set[str]:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:  # no Linux
-        return set()
-    return next((set(line.partition(":")[2].split()) for line in lines if line.startswith("flags")), set())
