@@ -80,8 +80,8 @@ def _check_choice(
     """Refuse another choice than ours by its name; Azure writes it in camel case, too."""
     value = document.get(key)
     plain = re.sub(r"[^a-z]", "", str(value).lower())
-    names = {re.sub("_", "", name): name for name in (ours, *others)}
-    if plain == re.sub("_", "", ours):
+    names = {name.replace("_", ""): name for name in (ours, *others)}
+    if names.get(plain) == ours:
         return
     if value is None:
         problems.add("is missing", place.at(key), f"write {key}: {ours}")

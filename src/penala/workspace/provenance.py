@@ -272,7 +272,7 @@ def _base_label(store: Store, job: str, steps: Iterable[Mapping[str, Any]]) -> d
 
 
 def _drawn(store: Store, child: str, indent: str, names: Mapping[str, str], seen: set[str]) -> Iterator[str]:
-    parents = dict.fromkeys((row.relation, row.parent) for row in store.find(LineageRow, order="rowid", child=child))
+    parents = dict.fromkeys((row.relation, row.parent) for row in store.find(LineageRow, child=child))
     for relation, parent in parents:
         drawn = parent in seen and store.get(LineageRow, child=parent) is not None
         label = names.get(parent) or ("(above)" if drawn else "")
