@@ -343,6 +343,19 @@ def test_a_damaged_page_of_a_parquet_file_is_damage(write):
     assert "is a damaged parquet file" in finding.message
 
 
+def test_offsets_that_lead_astray_are_damage(write):
+    """Arrow takes them for what they are, and the process would end when they are followed."""
+    table, out = pa.table({"prompt": ["K" * 77]}), io.BytesIO()
+    with pa.ipc.new_file(out, table.schema) as file:
+        file.write_table(table)
+    offsets, astray = ((0).to_bytes(4, "little") + end.to_bytes(4, "little") for end in (77, 1 << 30))
+    assert out.getvalue().count(offsets) == 1
+
+    [finding] = check(write("a.arrow", out.getvalue().replace(offsets, astray)), minimum_rows=0).findings
+    assert finding.code == "unreadable_file"
+    assert "is a damaged Arrow file" in finding.message
+
+
 def test_an_unreadable_file_beside_a_good_one_hides_nothing(write):
     """The other paths are read all the same."""
     checked = check([write("bad.parquet", b"nothing"), write("good.jsonl", [ROW])], minimum_rows=0)

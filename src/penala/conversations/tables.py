@@ -151,6 +151,7 @@ def _undamaged(kind: str) -> Iterator[None]:
 def _batch_rows(batches: Iterable[Any]) -> Iterator[Record]:
     number = 0
     for batch in batches:
+        batch.validate(full=True)  # offsets that lead astray end the process when they are followed
         names = [name for name in batch.schema.names if not _INDEX_COLUMN.fullmatch(name)]
         _refuse_doubles(names)
         columns = [_values(batch.column(name)) for name in names]
