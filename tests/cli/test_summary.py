@@ -1,5 +1,10 @@
 """What is printed when a run has ended."""
 
+import sys
+from pathlib import Path
+
+import pytest
+
 from penala.cli.summary import CELL_WIDTH, print_summary
 
 RESULT = {
@@ -24,3 +29,21 @@ def test_the_figures_of_a_run_fit_on_a_page(capsys):
     assert "training  3 steps, 1,200 tokens in 1 min 15 s, 2.0 GB at most, loss 1.500" in shown
     assert "accuracy 0 % -> 82 %" in shown
     assert shown.endswith("penala models download tiny:1 --to DIR\n")
+
+
+@pytest.mark.parametrize("found", [True, False])
+def test_a_shell_that_does_not_find_penala_is_told_how(capsys, monkeypatch, tmp_path, found):
+    """`make demo` runs it by its path; the commands it leaves are typed by name."""
+    program = tmp_path / ".venv/bin/penala"
+    program.parent.mkdir(parents=True)
+    program.write_text("")
+    program.chmod(0o755)
+    Path(tmp_path, ".venv/bin/activate").touch()
+    monkeypatch.setattr(sys, "prefix", str(tmp_path / ".venv"))
+    monkeypatch.setenv("PATH", str(program.parent) if found else str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    endpoint = {"name": "tiny", "scoring_uri": "http://x/score", "openai_base_url": "http://x/v1"}
+
+    print_summary(RESULT | {"endpoint": endpoint}, [], again="penala run x")
+
+    assert ("\n  source .venv/bin/activate\n" in capsys.readouterr().out) is not found

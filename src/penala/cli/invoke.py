@@ -6,6 +6,7 @@ from typing import Any, TextIO
 import click
 
 from penala.cli import on_azureml
+from penala.cli.output import say
 from penala.errors import UsageError
 
 
@@ -27,8 +28,10 @@ def command(workspace: str | None, endpoint: str, file: TextIO, deployment: str 
 
 def read_document(file: TextIO) -> Any:
     """Return the JSON of a file; raise UsageError with the place where it breaks."""
+    fix = """for example [{"role": "user", "content": "Hello!"}]"""
+    if file.isatty():
+        say(f"type a conversation, {fix}, and Ctrl-D")
     try:
         return json.load(file)
     except ValueError as error:
-        fix = """for example [{"role": "user", "content": "Hello!"}]"""
         raise UsageError(f"is not JSON: {error}", where=getattr(file, "name", "-"), fix=fix) from None

@@ -1,6 +1,10 @@
 """What a finished run leaves a person with: the figures, the address, and the next command to type."""
 
 import json
+import shlex
+import shutil
+import sys
+from pathlib import Path
 from textwrap import shorten
 from typing import Any
 
@@ -57,6 +61,7 @@ def _print_endpoint(endpoint: dict[str, Any], reply: str | None) -> None:
     print(f"endpoint  {endpoint['scoring_uri']} and {endpoint['openai_base_url']}")
     if reply is not None:
         print(f"reply     {reply}")
+    _print_activation()
     print("\nAsk it:")
     print(f"""  echo '[{{"role": "user", "content": "Hello!"}}]' | {typed("invoke", name)}""")
     print(f"  {typed('chat', name)}")
@@ -64,3 +69,11 @@ def _print_endpoint(endpoint: dict[str, Any], reply: str | None) -> None:
     print(f"""    -H "Authorization: Bearer $({typed("endpoints", "keys", name, "--primary")})" \\""")
     print(f"    -d '{body}'")
     print(f"Remove it:\n  {typed('endpoints', 'delete', name)}")
+
+
+def _print_activation() -> None:
+    """Say how a shell finds `penala` that does not, as after `make demo`."""
+    activate, here = Path(sys.prefix, "bin/activate"), Path.cwd()
+    if shutil.which("penala") is None and activate.is_file():
+        shown = activate.relative_to(here) if activate.is_relative_to(here) else activate
+        print(f"\nOnce in this shell:\n  source {shlex.quote(str(shown))}")
