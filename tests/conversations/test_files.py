@@ -348,7 +348,7 @@ def test_offsets_that_lead_astray_are_damage(write):
     table, out = pa.table({"prompt": ["K" * 77]}), io.BytesIO()
     with pa.ipc.new_file(out, table.schema) as file:
         file.write_table(table)
-    offsets, astray = ((0).to_bytes(4, "little") + end.to_bytes(4, "little") for end in (77, 1 << 30))
+    offsets, astray = (bytes(4) + end.to_bytes(4, "little") + b"K" for end in (77, 1 << 30))
     assert out.getvalue().count(offsets) == 1
 
     [finding] = check(write("a.arrow", out.getvalue().replace(offsets, astray)), minimum_rows=0).findings
