@@ -242,3 +242,11 @@ def test_a_row_of_calls_alone_is_masked_where_calls_are_not_trained(run, convers
     assert {reason: n["rows"] for reason, n in answers["reasons"]["masked"].items()} == {"not_chosen": 1, "weight_0": 1}
     settings = json.loads((run.out / "preprocess_args.json").read_text())
     assert settings["supervision"] == {"last_turn_only": False, "tool_calls": False}
+
+
+@pytest.mark.parametrize(("family", "is_noted"), [("qwen3", True), ("gpt-oss", True), ("llama-2", False)])
+def test_words_that_the_template_puts_before_replies_are_noted(run, chat, family, is_noted):
+    """Qwen3's prompt ends before an empty block of reasoning, gpt-oss's before a channel; a space is not worth it."""
+    run(Rows(train=[chat(1)]), family=family)
+
+    assert any("asks for a reply otherwise" in event.get("text", "") for event in run.events) is is_noted

@@ -22,6 +22,7 @@ from penala.tokens.byte_lengths import NO_NUMBERS, Numbers
 from penala.tokens.chat_tokenizer import ChatTokenizer
 from penala.tokens.labels import ALL_TURNS, Supervision, TrainingTokens
 from penala.tokens.mask import prove
+from penala.tokens.turns import Turn
 
 MANY_ROWS = 512  # from here on the start of the processes pays
 BATCH_ROWS = 512  # at most, and about so many characters, go to a process together
@@ -106,7 +107,7 @@ class Fitting:
             num_supervised=tokens.num_supervised,
             line=line.getvalue(),
             unrendered=tokens.unrendered,
-            asks_otherwise=any(turn.prompt_end is None for turn in tokens.turns),
+            asks_otherwise=any(_is_asked_otherwise(turn, tokens.text) for turn in tokens.turns),
         )
 
     def _cut(self, row: Conversation, whole: TrainingTokens) -> tuple[Conversation, TrainingTokens]:
@@ -130,6 +131,14 @@ class Fitting:
         if whole.num_supervised and not tokens.num_supervised:
             raise TokensError(what.format("of which none that fits is trained"), where=whole.where)
         return replace(row, messages=row.messages[: ends[fitting - 1]]), tokens
+
+
+def _is_asked_otherwise(turn: Turn, text: str) -> bool:
+    """Tell whether a prompt is no beginning of the row, or ends before words that the template puts before the reply.
+
+    Qwen3's shows an empty block of reasoning there, which a model that is asked has to write itself.
+    """
+    return turn.prompt_end is None or not (text[turn.prompt_end : turn.start] + " ").isspace()
 
 
 def _is_masked_by_wish(row: Conversation, tokens: TrainingTokens) -> bool:
