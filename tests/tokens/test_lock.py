@@ -97,6 +97,15 @@ def test_a_folder_without_tokenizer_is_a_mismatch(lock, folder):
         lock.verify(folder)
 
 
+def test_a_template_that_cannot_be_read_is_a_mismatch_of_its_folder(lock, folder):
+    """The error of the template language names a line; the mismatch says of which model."""
+    (folder / "chat_template.jinja").write_text("{% if %}")
+
+    with pytest.raises(TemplateMismatch, match=r"line 1 of the chat template cannot be read") as caught:
+        lock.verify(folder)
+    assert caught.value.where == str(folder)
+
+
 def test_a_template_that_now_refuses_or_accepts_is_a_mismatch(folder_of, tmp_path):
     """Whether a system message is taken belongs to the template."""
     mistral = shutil.copytree(folder_of("mistral"), tmp_path / "m")

@@ -100,7 +100,7 @@ class TemplateLock:
         try:
             tokenizer = ChatTokenizer.from_folder(model) if isinstance(model, Path) else model
         except TokensError as error:
-            raise TemplateMismatch(error.what, where=error.where, fix=_FIX) from error
+            raise TemplateMismatch(error.what, where=error.where or where, fix=_FIX) from error
         for number, golden in enumerate(self.goldens, 1):
             if (difference := _difference(tokenizer, golden)) is not None:
                 raise TemplateMismatch(f"golden rendering {number} {difference}", where=where, fix=_FIX)
