@@ -481,6 +481,28 @@ def test_windows_1252_is_named_and_never_guessed(write):
         assert "look like Windows-1252" in finding.message
 
 
+@pytest.mark.parametrize(
+    ("odd", "message"),
+    [(b"\xed\xa0\xbd", "halves of surrogate pairs"), (b"\xc3", "begin a character that is cut off")],
+    ids=["a surrogate", "half a letter"],
+)
+def test_what_is_nearly_utf_8_is_no_windows_1252(write, odd, message):
+    """Bytes that Java wrote, and a row that was cut within a letter, are told for what they are."""
+    row = LINES.splitlines()[0].encode()
+    cut = row[: row.index("é".encode())] + odd
+
+    found = check(write("a.jsonl", row + b"\n" + cut), minimum_rows=0).findings
+    assert [(one.line, one.code) for one in found] == [(2, "not_utf8")]
+    assert message in found[0].message
+
+
+def test_a_lone_surrogate_of_utf_16_is_the_fault_of_its_line(codes):
+    """It does not make the whole file unreadable."""
+    text = LINES.replace("Kopi?", "Kopi\ud800?")
+
+    assert codes("a.jsonl", text.encode("utf-16", "surrogatepass")) == {2: ["not_utf8"]}
+
+
 def test_tables_say_which_rows_do_not_fit(codes):
     """Ragged, empty and badly quoted rows are errors at their lines; long fields and quotes are fine."""
     table = f'prompt,completion\na,b\na\na,b,c\n,\n"x"y,z\nlong,"{"w" * 200_000}"\nlast,"never closed\n'

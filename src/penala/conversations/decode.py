@@ -109,6 +109,12 @@ def looks_like_python_repr(text: str) -> bool:
 def guess_encoding(data: bytes) -> str:
     """Say which encoding bytes that are not UTF-8 could be in. A guess for a person: nothing is read with it."""
     try:
+        data.decode("utf-8", "surrogatepass")
+        return "they are halves of surrogate pairs, which UTF-8 does not have"
+    except UnicodeDecodeError as error:
+        if error.reason == "unexpected end of data":
+            return "they begin a character that is cut off"
+    try:
         data.decode("cp1252")
     except UnicodeDecodeError:
         return "they fit no encoding that we know"

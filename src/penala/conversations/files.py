@@ -226,9 +226,9 @@ def _utf8_blocks(stream: BinaryIO, encoding: str) -> Iterator[bytes]:
     if encoding.startswith("utf-8"):
         yield from _read(stream)
         return
-    decoder = codecs.getincrementaldecoder(encoding)()
+    decoder = codecs.getincrementaldecoder(encoding)("surrogatepass")  # a lone surrogate belongs to its line, too
     for block in _read(stream):
-        yield decoder.decode(block).encode("utf-8")
+        yield decoder.decode(block).encode("utf-8", "surrogatepass")
     decoder.decode(b"", final=True)
 
 
