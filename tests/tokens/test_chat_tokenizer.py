@@ -300,6 +300,16 @@ def test_a_template_that_looks_at_the_texts_is_seen_through(make_folder, family_
     prove(tokenizer, tokens)
 
 
+def test_a_reply_in_parts_is_refused(make_folder, family_like, tmp_path, conversation):
+    """The reader joins parts; where nobody did, a template may write them, and nothing says where."""
+    source = f"{{% for message in messages %}}{TURN}{{{{ message.content | map(attribute='text') | join }}}}<|im_end|>"
+    folder = make_folder(family_like("chatml", source=f"{source}{{% endfor %}}{PROMPT}"), tmp_path)
+    parts = conversation(("user", [{"type": "text", "text": "a"}]), ("assistant", [{"type": "text", "text": "b"}]))
+
+    with pytest.raises(TokensError, match=r"rows.jsonl:7: messages\[1\]: .* its content is no text; rewrite"):
+        ChatTokenizer.from_folder(folder).training_tokens(parts)
+
+
 def test_many_rows_are_as_each_alone_and_errors_stay_in_place(tokenizer_of, conversation):
     """A row that is refused does not shift the others."""
     tokenizer = tokenizer_of("mistral")

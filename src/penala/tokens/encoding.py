@@ -137,9 +137,8 @@ class ApartEncoder:
         Both are positions in `text`. Raises TokensError for a text that holds one of the aliases itself.
         """
         if any(ord(character) >= BORDER - len(self._aliases) for character in set(text)):
-            raise TokensError(
-                f"the text holds the private-use character U+{max(map(ord, text)):X}, which is reserved here"
-            )
+            what = f"the text holds the private-use character U+{max(map(ord, text)):X}, which is reserved here"
+            raise TokensError(what, fix="leave it out of the text, or leave the row out")
         events = [(at, at, chr(BORDER)) for at in borders]
         for match in self.controls.finditer(text):
             if match.start() not in spelled:

@@ -56,7 +56,8 @@ def find(render: Render, messages: Messages, tools: Any, text: str, controls: re
     """
     first = max(FIRST, 1 + ord(max(text, default="\0")))
     if first + 2 * len(messages) > BORDER:
-        raise TokensError(f"the text holds private-use characters up to U+{first - 1:X}, which are reserved here")
+        what = f"the text holds private-use characters up to U+{first - 1:X}, which are reserved here"
+        raise TokensError(what, fix="leave them out of the text, or leave the row out")
     breaker = chr(first)
     broken_messages, broken_tools = _broken(messages, controls, breaker), _broken(tools, controls, breaker)
     whole = {n for n, message in enumerate(messages) if _is_text(message)}

@@ -52,7 +52,9 @@ class Rendering:
 def find_turn(rendering: Rendering, message: int) -> Turn:
     """Locate the assistant turn of `message`. Raises TokensError, with the reason, when nothing proves where it is."""
     fields = rendering.messages[message]
-    content = fields["content"] if isinstance(fields.get("content"), str) else ""
+    content = fields.get("content") or ""
+    if not isinstance(content, str):
+        raise _unproved(message, "its content is no text")
     calls = bool(fields.get("tool_calls"))
     begin, finish = rendering.found.starts.get(message), rendering.found.ends.get(message)
     prompt_end = _prompt_end(rendering, message, begin if begin is not None else finish)
