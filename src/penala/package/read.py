@@ -9,9 +9,8 @@ import yaml
 
 from penala.basemodel.folder import check_folder
 from penala.errors import ModelError, PackageError, TokensError
+from penala.tokens.lock import FILE as LOCK
 from penala.tokens.lock import TemplateLock
-
-LOCK = "template_lock.json"
 
 
 @dataclass(frozen=True, slots=True)

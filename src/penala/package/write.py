@@ -19,8 +19,8 @@ from typing import Any
 from penala.basemodel.folder import check_folder, link, model_files, read_json
 from penala.errors import ModelError, PackageError
 from penala.package.mlmodel import LOADER, documents
-from penala.package.read import LOCK
 from penala.tokens.chat_tokenizer import ChatTokenizer, tokenizer_files
+from penala.tokens.lock import FILE as LOCK
 from penala.tokens.lock import TemplateLock
 
 Report = Callable[[dict[str, Any]], None]

@@ -11,11 +11,11 @@ from safetensors.torch import save_file
 
 from penala.basemodel.folder import link, model_files, weight_files
 from penala.errors import TrainingError
+from penala.tokens.lock import FILE as LOCK
 from penala.training.model import Model, StoredWeights
 from penala.training.settings import FinetuneSettings
 
 ADAPTER_FOLDER = "peft_adapter_weights"
-LOCK = "template_lock.json"
 
 
 def write_model(base: Path, prepared: Path, out: Path, model: Model, settings: FinetuneSettings) -> None:

@@ -19,6 +19,7 @@ import torch
 
 from penala.basemodel.folder import count_parameters, read_json
 from penala.errors import TrainingError
+from penala.tokens.lock import FILE as LOCK
 from penala.tokens.prepared import split_file
 from penala.training import checkpoints
 from penala.training.batches import Document, Documents, epoch_steps, micro_batches, read_documents
@@ -33,7 +34,7 @@ from penala.training.estimate import (
 from penala.training.llama import LlamaShape
 from penala.training.loss import loss_on
 from penala.training.model import Model, arithmetic, lora_spec, open_model, open_whole
-from penala.training.output import LOCK, write_model
+from penala.training.output import write_model
 from penala.training.schedule import learning_rate_at
 from penala.training.settings import FinetuneSettings
 
