@@ -201,14 +201,9 @@ def resolve(text: str, *, folder: Path | None = None, extra: Iterable[Entry] = (
         if path.exists():
             return _of_path(path)
         if HUB_ID.match(text):
-            return hub_entry(text)
+            return Entry(name=text.rpartition("/")[2], sources=(HubSource(text),))
         forms = "or name a folder, a .gguf file or a hub id (OWNER/NAME)"
         raise NotFound(error.what, where=error.where, fix=f"{error.fix} {forms}") from None
-
-
-def hub_entry(repo: str, revision: str = "main") -> Entry:
-    """Return an entry of its own for a hub repository."""
-    return Entry(name=repo.rpartition("/")[2], sources=(HubSource(repo, revision),))
 
 
 def _of_path(path: Path) -> Entry:

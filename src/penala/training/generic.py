@@ -27,7 +27,7 @@ class Generic:
 
         Raises ModelError when weights are missing or misshaped, TrainingError when LoRA finds no layer.
         """
-        self.dtype, self.lora = dtype, lora
+        self.dtype = dtype
         model: Any = load(folder, dtype)
         model.requires_grad_(False)
         self._adapter: dict[str, Parameter] = {}

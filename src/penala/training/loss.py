@@ -23,10 +23,13 @@ class LossSum:
     tokens: int
 
 
-def loss_of(folder: Path, rows: Path | Sequence[Document], report: Report, *, precision: str = "16") -> LossSum:
-    """Return the loss of the model in `folder` on a prepared split (a file of input_ids and labels, or documents)."""
-    documents = read_documents(rows) if isinstance(rows, Path) else rows
-    model, _ = open_model(folder, None, arithmetic(precision))
+def loss_of(folder: Path, rows: Path, report: Report) -> LossSum:
+    """Return the loss of the model in `folder` on the prepared split in the file `rows`, in this machine's arithmetic.
+
+    Raises ModelError for a folder that is no whole model, TrainingError for a file that is no prepared split.
+    """
+    documents = read_documents(rows)
+    model, _ = open_model(folder, None, arithmetic("16"))
     return loss_on(model, documents, report)
 
 

@@ -17,7 +17,7 @@ class Whole(Generic):
 
     def __init__(self, folder: Path, dtype: torch.dtype) -> None:
         """Load the weights of `folder`. Raises ModelError when weights are missing or misshaped."""
-        self.dtype, self.lora = dtype, None
+        self.dtype = dtype
         self._model: Any = load(folder, torch.float32)
         self._model.requires_grad_(True)
         self._weights = dict(self._model.named_parameters())  # tied ones once
