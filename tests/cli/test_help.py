@@ -68,3 +68,13 @@ def test_the_reference_shows_what_the_program_answers(name):
     answer = CliRunner().invoke(cli, argv, prog_name="penala", terminal_width=100, max_content_width=100)
 
     assert f"## `{name}`\n\n```text\n{answer.stdout.rstrip()}\n```\n" in page
+
+
+def test_a_noun_lists_its_verbs_in_their_order_with_whole_sentences():
+    """What is done first stands first; nothing ends in the middle of a sentence."""
+    page = CliRunner().invoke(cli, ["recipe", "--help"]).stdout.partition("Commands:")[2]
+    verbs = [line.split()[0] for line in page.splitlines() if line[2:3].strip()]
+
+    assert verbs == ["init", "show", "schema", "check", "export"]
+    assert "without loading a model: keys, values, files, every conversation export" in " ".join(page.split())
+    assert "..." not in page

@@ -6,9 +6,10 @@ from pathlib import Path
 import click
 
 from penala.cli.output import say, table
+from penala.cli.verbs import Verbs
 
 
-@click.group()
+@click.group(cls=Verbs)
 def command() -> None:
     """Components that jobs are made of: penala's own and yours."""
 

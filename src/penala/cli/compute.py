@@ -6,9 +6,10 @@ from typing import Any
 import click
 
 from penala.cli.output import say, table
+from penala.cli.verbs import Verbs
 
 
-@click.group()
+@click.group(cls=Verbs)
 def command() -> None:
     """The machines that jobs run on: this one, called local, and computes that stand in for a cloud's."""
 

@@ -8,9 +8,10 @@ import click
 
 from penala.cli import on_azureml
 from penala.cli.output import confirm, say, table
+from penala.cli.verbs import Verbs
 
 
-@click.group()
+@click.group(cls=Verbs)
 def command() -> None:
     """Model versions behind an endpoint."""
 

@@ -6,10 +6,11 @@ import click
 
 from penala.cli import on_azureml
 from penala.cli.output import confirm, say, table, typed
+from penala.cli.verbs import Verbs
 from penala.errors import UsageError
 
 
-@click.group()
+@click.group(cls=Verbs)
 def command() -> None:
     """Addresses that answer, their keys and traffic."""
 

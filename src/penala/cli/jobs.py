@@ -10,13 +10,14 @@ import click
 from penala.cli import on_azureml
 from penala.cli.follow import Display, duration, fetching, follow
 from penala.cli.output import moment, say, table, typed
+from penala.cli.verbs import Verbs
 from penala.errors import PenalaError
 
 if TYPE_CHECKING:
     from penala.workspace.client import Workspace
 
 
-@click.group()
+@click.group(cls=Verbs)
 def command() -> None:
     """Create, follow, stop and read jobs."""
 

@@ -9,10 +9,11 @@ import click
 
 from penala.cli import on_azureml
 from penala.cli.output import say, table, typed
+from penala.cli.verbs import Verbs
 from penala.errors import UsageError
 
 
-@click.group()
+@click.group(cls=Verbs)
 def command() -> None:
     """Base models and tuned model versions."""
 

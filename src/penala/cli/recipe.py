@@ -7,10 +7,11 @@ from pathlib import Path
 import click
 
 from penala.cli.output import say, table, typed
+from penala.cli.verbs import Verbs
 from penala.errors import UsageError
 
 
-@click.group()
+@click.group(cls=Verbs)
 def command() -> None:
     """Write, check and explain recipes."""
 

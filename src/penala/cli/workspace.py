@@ -8,9 +8,10 @@ from typing import Any
 import click
 
 from penala.cli.output import confirm, say, table, typed
+from penala.cli.verbs import Verbs
 
 
-@click.group()
+@click.group(cls=Verbs)
 def command() -> None:
     """The folder that holds everything: jobs, models, endpoints."""
 
