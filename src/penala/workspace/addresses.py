@@ -21,9 +21,8 @@ from urllib.parse import unquote
 
 from penala import assets
 from penala.errors import NotFound, UsageError, near
-from penala.workspace.artifacts import digest
+from penala.workspace.artifacts import digest, digest_of
 from penala.workspace.plan import ARTIFACTS, File
-from penala.workspace.planner import local_path
 
 if TYPE_CHECKING:
     from penala.workspace.client import Workspace
@@ -33,7 +32,32 @@ MODEL_TYPES = frozenset({"mlflow_model", "custom_model", "triton_model"})
 _JOB = re.compile(r"azureml://jobs/([^/]+)(?:/([^/]+))?/outputs/([^/]+)(?:/paths/(.*))?")
 DATASTORE = re.compile(r"azureml:/{1,2}(?:subscriptions/.+?/)?datastores/([^/]+)/paths/(.+)")
 _ELSEWHERE = re.compile(r"(wasbs?|abfss?|adl|s3|gs|hdfs|runs|models|git\+https|azureml):/")
+_FOLDER_TYPES = frozenset({"uri_folder", "mlflow_model", "mltable", "triton_model"})
 _FETCH_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class LocalFiles:
+    """Files of this machine, named by their path."""
+
+    digest: Callable[[Path], str] = digest_of
+
+    def __call__(self, address: str, kind: str, place: Place) -> File:
+        """Return the file at a path that starts at the place's folder; raise UsageError when it cannot be used."""
+        if re.match(r"[a-z]+:", address):
+            raise UsageError(f"is {address!r}", fix="give the path of a local file or folder")
+        path = local_path(address, kind, place)
+        return File(str(path), self.digest(path))
+
+
+def local_path(address: str, kind: str, place: Place) -> Path:
+    """Return the absolute path that an address names. Raises UsageError where nothing, or a file for a folder, lies."""
+    path = (place.folder / Path(address).expanduser()).absolute()
+    if not path.exists():
+        raise UsageError(f"there is no {path}", fix="check the path")
+    if kind in _FOLDER_TYPES and not path.is_dir():
+        raise UsageError(f"{path} is a file", fix="give a folder")
+    return path
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
-from penala.errors import PenalaError, UsageError, near
+from penala.errors import PenalaError, near
 from penala.inputs import DATA_TYPES, LITERAL_TYPES, InputSpec
+from penala.workspace.addresses import LocalFiles
 from penala.workspace.artifacts import digest_of
 from penala.workspace.code import code_digest
 from penala.workspace.commands import fill, placeholders, render
@@ -22,7 +23,6 @@ _JOB_OUTPUT = re.compile(r"\$\{\{\s*(?:parent\.)?jobs\.([\w-]+)\.outputs\.([\w.-
 _USE = "use ${{parent.inputs.X}} or ${{parent.jobs.X.outputs.Y}}"
 _DURATION = re.compile(r"P(?:(\d+)D)?(?:T(?:(\d+)H)?(?:(\d+)M)?(?:(\d+)S)?)?")
 _MACHINE = re.compile(r"(compute|instance_type|shm_size)_")  # inputs that say where a step runs; it runs here
-_FOLDER_TYPES = frozenset({"uri_folder", "mlflow_model", "mltable", "triton_model"})
 _LONG_FORM = frozenset(
     {"type", "path", "mode", "value", "default", "description", "optional", "datastore", "path_on_compute"}
 )
@@ -44,30 +44,6 @@ class Files(Protocol):
     """Finds what the address of a file, a folder or a model stands for; raises PenalaError when it is not there."""
 
     def __call__(self, address: str, kind: str, place: Place) -> File: ...
-
-
-@dataclass(frozen=True, slots=True)
-class LocalFiles:
-    """Files of this machine, named by their path."""
-
-    digest: Callable[[Path], str] = digest_of
-
-    def __call__(self, address: str, kind: str, place: Place) -> File:
-        """Return the file at a path that starts at the place's folder; raise UsageError when it cannot be used."""
-        if re.match(r"[a-z]+:", address):
-            raise UsageError(f"is {address!r}", fix="give the path of a local file or folder")
-        path = local_path(address, kind, place)
-        return File(str(path), self.digest(path))
-
-
-def local_path(address: str, kind: str, place: Place) -> Path:
-    """Return the absolute path that an address names. Raises UsageError where nothing, or a file for a folder, lies."""
-    path = (place.folder / Path(address).expanduser()).absolute()
-    if not path.exists():
-        raise UsageError(f"there is no {path}", fix="check the path")
-    if kind in _FOLDER_TYPES and not path.is_dir():
-        raise UsageError(f"{path} is a file", fix="give a folder")
-    return path
 
 
 def make_plan(
