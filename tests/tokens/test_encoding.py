@@ -144,3 +144,20 @@ def test_a_token_that_merges_make_too_is_kept_apart(tmp_path):
     encoded = ApartEncoder(encoder, encoder.special).encode("<x>x<x>x", [4])
 
     assert encoded.ids == [4, 1, 3, 2, 1]
+
+
+def test_a_border_begins_no_text_where_the_tokenizer_puts_a_space_first(folder_of, tmp_path):
+    """GPT-2's kind may put a space before what follows a special token: there, and not behind a border."""
+    tokenizer = Tokenizer.from_file(str(folder_of("smollm2") / "tokenizer.json"))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    encoder = Encoder(tmp_path / "tokenizer.json")
+    apart = ApartEncoder(encoder, encoder.special)
+
+    for text in (TEXT, f" {TEXT}", f"  {TEXT}\n  x", "<|im_end|>  kaya", "\nkaya"):
+        assert apart.encode(text, ()) == encoder.encode(text)
+    encoded = apart.encode("<|im_start|>\nkaya", (), [13])
+    tokens = [tokenizer.id_to_token(id_) for id_ in encoded.ids]
+    assert "".join(tokens) == "<|im_start|>ĠĊkaya"
+    assert tokenizer.decode(encoded.ids, skip_special_tokens=False) == "<|im_start|> \nkaya"
+    assert "".join(encoded.texts("<|im_start|>\nkaya")) == "<|im_start|>\nkaya"

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
+from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers
 
 from penala.errors import TokensError
 from penala.tokens.byte_lengths import NO_NUMBERS, ByteLengths, Numbers, as_numbers
@@ -118,9 +118,12 @@ class ApartEncoder:
         self._aliases = {content: chr(BORDER - 1 - n) for n, content in enumerate(sorted(controls))}
         self.controls = pattern(controls)
         self._tokenizer = _sharing(encoder.tokenizer, self._aliases) or _renamed(encoder.tokenizer, self._aliases)
+        own = self._tokenizer.pre_tokenizer
         if encoder.puts_a_space_first:  # before all that follows a special token, so a border must not be one
-            apart, own = pre_tokenizers.Split(chr(BORDER), "isolated"), self._tokenizer.pre_tokenizer
+            apart = pre_tokenizers.Split(chr(BORDER), "isolated")
             self._tokenizer.pre_tokenizer = apart if own is None else pre_tokenizers.Sequence([own, apart])
+        elif isinstance(own, pre_tokenizers.ByteLevel) and own.add_prefix_space:
+            self._put_spaces_first(own)
         else:
             self._tokenizer.add_special_tokens([AddedToken(chr(BORDER), normalized=False, special=True)])
         added = encoder.tokenizer.get_added_tokens_decoder()
@@ -130,6 +133,16 @@ class ApartEncoder:
         self._where = str(encoder.path)
         if None in self._theirs:
             raise TokensError(_INSEPARABLE, where=self._where)
+
+    def _put_spaces_first(self, level: pre_tokenizers.ByteLevel) -> None:
+        """Put the spaces that `level` puts before what has none before borders are seen: a border begins no text."""
+        spaces: list[Any] = [normalizers.Prepend(" "), normalizers.Replace(Regex(r"\A  "), " ")]
+        if (own := self._tokenizer.normalizer) is not None:
+            spaces.insert(0, own)
+        self._tokenizer.normalizer = normalizers.Sequence(spaces)
+        apart = pre_tokenizers.Split(chr(BORDER), "removed")
+        plain = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=level.use_regex)
+        self._tokenizer.pre_tokenizer = pre_tokenizers.Sequence([apart, plain])
 
     def encode(self, text: str, spelled: Collection[int], borders: Iterable[int] = ()) -> Encoded:
         """Encode `text`: control tokens that begin at `spelled` are text, and no token crosses one of `borders`.
