@@ -412,6 +412,21 @@ def test_a_first_line_that_was_cut_takes_no_other_with_it(codes, rows, cut):
 
 
 @pytest.mark.parametrize(
+    ("indent", "between"),
+    [(None, ", "), (None, ",\n"), (1, ", "), (None, "")],
+    ids=["on one line", "the first beside the bracket", "each beside the one before", "no list"],
+)
+def test_a_broken_row_takes_no_other_with_it(write, rows, indent, between):
+    """Where lines do not tell the rows apart, the next one begins with the key that the broken one began with."""
+    texts = [json.dumps(row, indent=indent) for row in rows(5)]
+    texts[0] = texts[0].replace('"RM', "RM")
+    joined = between.join(texts)
+
+    checked = check(write("a.json", f"[{joined}]" if between else joined), minimum_rows=0)
+    assert (checked.rows, checked.bad_rows) == (5, {"broken_json": 1})
+
+
+@pytest.mark.parametrize(
     ("text", "broken"),
     [("[{...},", 1), (f"[{json.dumps(ROW)},", 1), (f"[{json.dumps(ROW)} {json.dumps(SECOND)}]", 1), ('{\n"a": [', 1)],
     ids=["no JSON", "not closed", "no comma", "one object"],

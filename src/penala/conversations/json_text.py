@@ -12,7 +12,9 @@ from penala.conversations.records import Record
 
 Blocks = Callable[[], Iterator[bytes]]
 _SPACES = re.compile(r"[ \t\r\n]*")  # what JSON calls white space
+_INDENT = 1 << 10  # more than that before a row is no indent
 _GOES_ON = (b",", b"]", b"}")  # a line that begins like this belongs to the value before it
+_OPENING = re.compile(r'\{\s*("[^"\\]*")\s*:')  # of an object: its first key
 _WALK = json.JSONDecoder()  # only finds where a value ends; decode.py looks at it closely
 
 
@@ -37,7 +39,7 @@ def json_pieces(blocks: Blocks) -> Iterator[bytes | Record]:
     else:
         del ahead
         text = b"".join(blocks()).decode("utf-8", "surrogateescape")  # bad bytes belong to the row that holds them
-        yield from _values(text.replace("\r\n", "\n").replace("\r", "\n"))
+        yield from _values(_Text(text.replace("\r\n", "\n").replace("\r", "\n")))
 
 
 def is_one_value_a_line(first: bytes, second: bytes | None = None, third: bytes | None = None) -> bool:
@@ -74,7 +76,19 @@ def _is_json(data: bytes) -> bool:
     return True
 
 
-def _values(text: str) -> Iterator[Record]:
+class _Text(str):
+    """A text in which an error of JSON costs no more at its end than at its start: nobody asks for the line of one."""
+
+    __slots__ = ()
+
+    def count(self, *_: Any) -> int:
+        return 0
+
+    def rfind(self, *_: Any) -> int:
+        return 0
+
+
+def _values(text: _Text) -> Iterator[Record]:
     """Yield the rows of a file that is no row a line."""
     if columns := _columns(text):
         keys = next(iter(columns.values()))
@@ -87,7 +101,7 @@ def _values(text: str) -> Iterator[Record]:
 class _Walk:
     """Goes through JSON values that follow each other: lists of rows, objects that hold one under "data", or rows."""
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: _Text) -> None:
         self._text = text
         self._at = _skip(text, 0)
         self._line, self._counted = 1, 0  # the line of the last row, and how far lines are counted
@@ -116,7 +130,7 @@ class _Walk:
 
     def _value(self) -> tuple[Record, bool]:
         """Return the row that starts here, and whether it is whole; go on after it."""
-        self._line += self._text.count("\n", self._counted, self._at)
+        self._line += str.count(self._text, "\n", self._counted, self._at)
         self._counted = self._at
         end, is_whole = _end_of_value(self._text, self._at)
         row = self._text[self._at : end].encode("utf-8", "surrogateescape")
@@ -159,13 +173,17 @@ class _Walk:
 def _end_of_value(text: str, start: int) -> tuple[int, bool]:
     """Return where the value ends, and whether it was whole.
 
-    After a broken one go on at the next line that begins like this one did: printers indent each row alike.
+    After a broken one go on at the next line that begins like this one did: printers indent each row alike. Where
+    there is none, at the next object that begins with the same key.
     """
     try:
         return _WALK.raw_decode(text, start)[1], True
     except (ValueError, RecursionError):
-        indent = text[text.rfind("\n", 0, start) + 1 : start]
+        indent = text[max(start - _INDENT, 0) : start].rpartition("\n")[2]
         following = -1 if indent.strip() else text.find(f"\n{indent}{text[start]}", start)
+        if following < 0 and (opening := _OPENING.match(text, start)):
+            alike = re.compile(rf",?\s*\{{\s*{re.escape(opening[1])}\s*:").search(text, opening.end())
+            following = alike.start() if alike else -1
         return (len(text) if following < 0 else following), False
 
 
