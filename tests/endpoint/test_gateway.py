@@ -1,5 +1,6 @@
 """The gateway's application in process; behind it stand small applications that say who they are."""
 
+import asyncio
 import json
 import os
 
@@ -296,3 +297,20 @@ def test_the_gateway_loads_neither_torch_nor_transformers():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 
     assert done.stdout == "set()\n"
+
+
+def test_a_client_that_hangs_up_within_its_body_is_no_fault(folder, transports):
+    """The gateway raises nothing, which would be a traceback in its log for every lost connection."""
+    headers = [(b"authorization", b"Bearer first"), (b"content-length", b"2")]
+    scope = {"type": "http", "method": "POST", "path": "/score", "query_string": b"", "headers": headers}
+    sent = []
+
+    async def receive():
+        return {"type": "http.disconnect"}
+
+    async def send(message):
+        sent.append(message)
+
+    asyncio.run(gateway_app(folder, transports.__getitem__)(scope, receive, send))
+
+    assert sent[0]["status"] == 499

@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from penala.errors import EndpointError
@@ -60,9 +60,19 @@ async def _http_error(request: Request, error: Exception) -> Response:
     return Refusal(error.status_code, f"{request.method} {request.url.path}: {error.detail}").response(error.headers)
 
 
+async def _gone(request: Request, error: Exception) -> Response:
+    """Answer for a client that hung up before its body was sent: nobody reads it, and the log needs no traceback."""
+    return Refusal(499, "the client is gone", code="ClientClosedRequest").response()
+
+
 async def _unexpected(request: Request, error: Exception) -> Response:
     return Refusal(500, "an unexpected error; its traceback is in the log").response()
 
 
-EXCEPTION_HANDLERS = {Refusal: _refused, HTTPException: _http_error, Exception: _unexpected}
+EXCEPTION_HANDLERS = {
+    Refusal: _refused,
+    HTTPException: _http_error,
+    ClientDisconnect: _gone,
+    Exception: _unexpected,
+}
 """How an application answers for what its routes raise."""
