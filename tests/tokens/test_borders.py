@@ -139,3 +139,16 @@ def test_an_end_of_turn_that_the_tokenizer_takes_for_text_is_refused(make_folder
     with pytest.raises(TokensError, match=r"reads </s>, .* as text behind a word; set \"normalized\": false") as caught:
         edited(folder, normalize)
     assert caught.value.where == str(folder / "tokenizer.json")
+
+
+def test_a_special_token_that_swallows_the_replys_space_is_not_trained(
+    make_folder, family_like, tmp_path, conversation
+):
+    """gpt-oss's prompt ends before <|message|>; where that strips what follows, the reply begins at its first word."""
+    folder = make_folder(family_like("gpt-oss", rstrip=True), tmp_path)
+    tokenizer = ChatTokenizer.from_folder(folder)
+
+    tokens = tokenizer.training_tokens(conversation(("user", "a"), ("assistant", "  kaya")))
+
+    assert decoded_runs(folder, tokens.ids, tokens.labels, ["<|return|>"]) == ["kaya"]
+    prove(tokenizer, tokens)

@@ -109,8 +109,11 @@ def _tokens_of(turn: Turn, text: str, encoded: Encoded) -> slice:
     if floor is None:  # white space of the template may be one token with the text's first word
         floor = len(text[: turn.start].rstrip())
     first = bisect_left(encoded.starts, floor)
-    # a token without characters (some tokenizers mark the beginning of a word so) belongs to what follows it
-    while first < len(encoded.ids) and encoded.ends[first] <= turn.start > encoded.starts[first]:
+    # a token without characters (some tokenizers mark the beginning of a word so) belongs to what follows it; a special
+    # token of the template may swallow the white space behind it, and with it the reply's own
+    while first < len(encoded.ids) and encoded.starts[first] < turn.start:
+        if encoded.ends[first] > turn.start and not text[encoded.starts[first] : turn.start].strip():
+            break
         first += 1
     return slice(first, bisect_left(encoded.starts, turn.end, first))
 
