@@ -38,8 +38,12 @@ def json_pieces(blocks: Blocks) -> Iterator[bytes | Record]:
         yield from whole
     else:
         del ahead
-        text = b"".join(blocks()).decode("utf-8", "surrogateescape")  # bad bytes belong to the row that holds them
-        yield from _values(_Text(text.replace("\r\n", "\n").replace("\r", "\n")))
+        yield from _values(_whole(blocks))
+
+
+def _whole(blocks: Blocks) -> str:
+    text = b"".join(blocks()).decode("utf-8", "surrogateescape")  # bad bytes belong to the row that holds them
+    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def is_one_value_a_line(first: bytes, second: bytes | None = None, third: bytes | None = None) -> bool:
@@ -88,20 +92,22 @@ class _Text(str):
         return 0
 
 
-def _values(text: _Text) -> Iterator[Record]:
+def _values(text: str) -> Iterator[Record]:
     """Yield the rows of a file that is no row a line."""
     if columns := _columns(text):
         keys = next(iter(columns.values()))
         for number, key in enumerate(keys, 1):
             yield (number, {name: cells[key] for name, cells in columns.items()})
     else:
-        yield from _Walk(text).rows()
+        walk = _Walk(text)
+        del text  # the walk may go on with another copy
+        yield from walk.rows()
 
 
 class _Walk:
     """Goes through JSON values that follow each other: lists of rows, objects that hold one under "data", or rows."""
 
-    def __init__(self, text: _Text) -> None:
+    def __init__(self, text: str) -> None:
         self._text = text
         self._at = _skip(text, 0)
         self._line, self._counted = 1, 0  # the line of the last row, and how far lines are counted
@@ -133,20 +139,22 @@ class _Walk:
         self._line += str.count(self._text, "\n", self._counted, self._at)
         self._counted = self._at
         end, is_whole = _end_of_value(self._text, self._at)
+        if not is_whole and not isinstance(self._text, _Text):
+            self._text = _Text(self._text)
         row = self._text[self._at : end].encode("utf-8", "surrogateescape")
         self._go(end)
         return (self._line, row), is_whole
 
     def _elements(self) -> Iterator[Record]:
         """Yield the elements of a list from the first one on; go on after its end."""
-        text, is_whole, lacks_comma = self._text, True, False
-        while self._at < len(text) and text[self._at] != "]":
+        is_whole, lacks_comma = True, False
+        while self._at < len(self._text) and self._text[self._at] != "]":
             row, is_whole = self._value()
             yield (row[0], Fault("broken_json", "", "no comma stands before this row")) if lacks_comma else row
-            lacks_comma = is_whole and not text.startswith((",", "]"), self._at)
-            if text.startswith(",", self._at):
+            lacks_comma = is_whole and not self._text.startswith((",", "]"), self._at)
+            if self._text.startswith(",", self._at):
                 self._go(self._at + 1)
-        if self._at < len(text):
+        if self._at < len(self._text):
             self._go(self._at + 1)
         elif is_whole:  # else the last row has swallowed the end
             what = "the list is not closed after this row; was the file cut short?"
