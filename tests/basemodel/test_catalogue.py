@@ -158,6 +158,7 @@ def test_a_path_is_a_path_whatever_it_is_called(llama, tmp_path, monkeypatch):
     [
         ("nonesuch", "hub id"),
         ("./nowhere", "no such file or folder"),
+        ("~$rows.gguf", "no such file or folder"),
         ("azureml://registries/azureml/models/x", "versions/VERSION"),
     ],
 )

@@ -110,6 +110,14 @@ def test_what_cannot_be_added_is_refused_and_leaves_nothing(workspace, tmp_path)
     assert list(workspace.artifacts.iterdir()) == []
 
 
+def test_a_name_may_begin_with_a_tilde(workspace, tmp_path, monkeypatch):
+    """What an office program leaves beside its files names no user's home."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "~$rows.csv").write_text("a,b\n")
+
+    assert workspace.data.path(workspace.data.add("rows", "~$rows.csv")).name == "~$rows.csv"
+
+
 def test_an_output_of_a_job_is_not_copied(workspace):
     """It lies under its digest already."""
     (workspace.artifacts / "abc").mkdir()

@@ -443,6 +443,7 @@ def test_paths_are_found_in_every_form(read: Read, workspace: Workspace, tmp_pat
     [
         (".", "holds the workspace itself, which changes; give a folder without it"),
         ("word.txt", "there is no .*/word.txt; check the path"),
+        ("~$words.txt", r"there is no .*/~\$words.txt; check the path"),
         ("azureml:wordz:1", "no data asset is called 'wordz'"),
         ("azureml://jobs/none/outputs/o", "there is no job 'none'"),
         ("azureml://datastores/blob/paths/x", "the datastore 'blob' has no x here; put its files into"),

@@ -5,6 +5,7 @@ and so it does here. Shipped entries are catalogue/*.yaml; a workspace adds its 
 """
 
 import ast
+import os
 import re
 from collections.abc import Iterable, Mapping
 from functools import cache
@@ -192,7 +193,7 @@ def resolve(text: str, *, folder: Path | None = None, extra: Iterable[Entry] = (
     if is_asset(text) or text.startswith("azureml:"):
         wanted = parse(text, "models")
         return get(wanted.name, wanted.version, extra=extra)
-    path = ((folder or Path.cwd()) / Path(text).expanduser()).absolute()
+    path = ((folder or Path.cwd()) / os.path.expanduser(text)).absolute()
     if re.match(r"[./~\\]", text) or text.endswith(".gguf"):
         return _of_path(path)
     try:

@@ -52,7 +52,7 @@ class LocalFiles:
 
 def local_path(address: str, kind: str, place: Place) -> Path:
     """Return the absolute path that an address names. Raises UsageError where nothing, or a file for a folder, lies."""
-    path = (place.folder / Path(address).expanduser()).absolute()
+    path = (place.folder / os.path.expanduser(address)).absolute()
     if not path.exists():
         raise UsageError(f"there is no {path}", fix="check the path")
     if kind in _FOLDER_TYPES and not path.is_dir():

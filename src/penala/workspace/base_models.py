@@ -4,6 +4,7 @@ An entry of the user's names files where they lie; what they hold is remembered,
 """
 
 import json
+import os
 import tempfile
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
@@ -114,7 +115,7 @@ def add(
 
     assets.require_name(name, version)
     assets.require_name(registry)
-    source = source if _is_hub_id(source) else str(Path(source).expanduser().absolute())
+    source = source if _is_hub_id(source) else str(Path(os.path.expanduser(source)).absolute())
     found = catalogue.resolve(source)
     record = {
         **found.to_dict(),
@@ -161,7 +162,7 @@ def _insert(workspace: "Workspace", entry: "Entry", version: str | None) -> "Ent
 def _is_hub_id(source: str) -> bool:
     from penala.basemodel.catalogue import HUB_ID
 
-    return HUB_ID.match(source) is not None and not Path(source).expanduser().exists()
+    return HUB_ID.match(source) is not None and not Path(os.path.expanduser(source)).exists()
 
 
 def _facts(workspace: "Workspace", entry: "Entry", report: Report) -> dict[str, Any]:

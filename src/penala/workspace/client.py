@@ -137,7 +137,7 @@ def locate(path: str | Path | None = None) -> Path:
     """Return the folder that `Workspace.open` would use, whether it exists or not, without symbolic links."""
     named = path or os.environ.get(VARIABLE)
     if named:
-        return Path(named).expanduser().resolve()
+        return Path(os.path.expanduser(named)).resolve()
     here = Path.cwd()
     for folder in (here, *here.parents):
         if (folder / FOLDER_NAME).is_dir():

@@ -4,6 +4,7 @@ A user's version lies in components/NAME/VERSION: component.yaml, and beside it 
 (code folders, the YAML of a pipeline's commands), so that it outlives the files that it came from.
 """
 
+import os
 import re
 import shutil
 import tempfile
@@ -44,7 +45,7 @@ class ComponentStore:
         from penala.workspace.components import Reader, kind_of
         from penala.workspace.places import Place, Problems
 
-        source, problems = Path(file).expanduser().absolute(), Problems()
+        source, problems = Path(os.path.expanduser(file)).absolute(), Problems()
         component = Reader(problems, self.get).file(source, Place(str(source), source.parent))
         problems.raise_all()  # what cannot be run is refused before anything is kept
         assert component is not None

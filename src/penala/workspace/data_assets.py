@@ -4,6 +4,7 @@ What is added is copied into artifacts/ under its content's digest, so that a la
 no version. What lies in artifacts/ already, such as a job's output, is not copied.
 """
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,7 +43,7 @@ class DataAssets:
         Raises UsageError for a path that is not there or of another type, and for a version with other content.
         """
         assets.require_name(name, version)
-        source = Path(path).expanduser().absolute()
+        source = Path(os.path.expanduser(path)).absolute()
         type = _type(source, type)
         try:
             kept, digest = self._keep(source)

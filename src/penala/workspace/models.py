@@ -4,6 +4,7 @@ The store owns name and version; MLflow's registry mirrors it. A tuned version p
 """
 
 import contextlib
+import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -154,7 +155,7 @@ class Models:
 
         Raises UsageError for a folder that holds something.
         """
-        to = to.expanduser().absolute()
+        to = Path(os.path.expanduser(to)).absolute()
         if to.exists() and (not to.is_dir() or any(to.iterdir())):
             raise UsageError("is not empty", where=str(to), fix="name a new folder")
         source = self.folder(reference, report)

@@ -1,5 +1,6 @@
 """The jobs, models and endpoints of an Azure ML workspace, with the verbs and the answers of a local workspace."""
 
+import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
@@ -224,7 +225,7 @@ class RemoteModels:
 
     def download(self, reference: str, to: Path) -> Path:
         """Copy the files of a model version to the new folder `to`; return it. Raises UsageError when it is there."""
-        wanted, to = parse(reference, "models"), to.expanduser().absolute()
+        wanted, to = parse(reference, "models"), Path(os.path.expanduser(to)).absolute()
         if to.exists():
             raise UsageError("exists already", where=str(to), fix="name a new folder")
         version = str(self.show(reference)["version"])
