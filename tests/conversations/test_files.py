@@ -11,9 +11,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from penala.conversations.check import check
+from penala.conversations.check import check, require
 from penala.conversations.files import BLOCK_BYTES, find_files
-from penala.errors import UsageError
+from penala.errors import DataError, UsageError
 
 ROW = {
     "messages": [{"role": "user", "content": "Teh tarik?"}, {"role": "assistant", "content": "RM 2.50, café style."}]
@@ -556,12 +556,18 @@ def test_a_value_in_a_column_without_a_name_is_an_error(codes):
     assert codes("a.csv", "prompt,completion,\na,b,\nc,d,stray\n") == {3: ["ragged"]}
 
 
-def test_an_open_quote_says_what_it_takes(write):
-    """All lines to the end of the file belong to that field: they are counted."""
-    [finding] = check(write("a.csv", 'prompt,completion\na,"b\nc,d\ne,f\n'), minimum_rows=0).findings
+def test_an_open_quote_says_what_it_takes(write, rows):
+    """All lines to the end of the file belong to that field: no run goes on without them, whatever it may drop."""
+    good = "".join(f"drink {i},RM {i}\n" for i in range(12))
+    checked = check(write("a.csv", f'prompt,completion\n{good}a,"b\nc,d\ne,f\n'))
 
-    assert (finding.line, finding.code) == (2, "broken_csv")
-    assert "takes the 2 lines after this one" in finding.message
+    assert [(finding.line, finding.code) for finding in checked.findings] == [
+        (14, "broken_csv"),
+        (None, "unreadable_file"),
+    ]
+    assert (checked.rows, checked.good) == (13, 12)
+    with pytest.raises(DataError, match="opened on line 14 hides the 2 lines after it"):
+        require(checked, split="train", on_bad_row="drop")
 
 
 def test_types_of_other_programs_are_read(write):

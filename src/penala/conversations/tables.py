@@ -15,6 +15,7 @@ SEPARATORS = ",;\t|"
 _TOLD_SEPARATOR = re.compile(r'"?sep=([,;\t|])"?\r?\n?')  # a first line for Excel
 HEADERLESS = ["prompt", "completion"]  # two columns without names are taken for these
 BATCH_ROWS = 256
+_OPEN = "a quote is opened and not closed before the end of the file"
 _IDENTIFIER = re.compile(r"\s*[A-Za-z_][\w.-]*\s*")
 _INDEX_COLUMN = re.compile(r"__index_level_\d+__")  # pandas leaves its index behind under this name
 
@@ -43,7 +44,12 @@ def delimited_records(text: Iterable[str], separator: str, known: frozenset[str]
         except StopIteration:
             return
         except csv.Error as error:
-            yield (start, Fault("broken_csv", "", _why_broken(error, before + reader.line_num - start)))
+            num_hidden = before + reader.line_num - start
+            is_open = "unexpected end" in str(error)
+            yield (start, Fault("broken_csv", "", _OPEN if is_open else f"cannot be split into fields: {error}"))
+            if is_open and num_hidden:  # no row of theirs is known, so none can be dropped by name
+                what = f"the quote that is opened on line {start} hides the {num_hidden:,} lines after it"
+                raise Unreadable(what, "close the quote, or double it") from None
             continue
         if not fields or (len(fields) == 1 and not fields[0].strip()):
             continue  # a blank line
@@ -55,13 +61,6 @@ def delimited_records(text: Iterable[str], separator: str, known: frozenset[str]
             what = f"has no column names: its two columns are read as {' and '.join(HEADERLESS)}"
             yield (start, Fault("no_header", "", what))
         yield (start, _row(fields, header))
-
-
-def _why_broken(error: csv.Error, lines_after: int) -> str:
-    if "unexpected end" not in str(error):
-        return f"cannot be split into fields: {error}"
-    lost = f", which takes the {lines_after:,} lines after this one too" if lines_after else ""
-    return f"a quote is opened and not closed before the end of the file{lost}"
 
 
 def _separator(first_line: str, promised: str, known: frozenset[str]) -> str:
