@@ -11,10 +11,14 @@ from penala.workspace import shim
 from penala.workspace.store import EventRow, Store, explain
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from penala.recipe import Recipe
     from penala.workspace.component_store import ComponentStore
     from penala.workspace.compute import Computes
     from penala.workspace.data_assets import DataAssets
     from penala.workspace.endpoints import Endpoints
+    from penala.workspace.events import Event
     from penala.workspace.jobs import Jobs
     from penala.workspace.models import Models
 
@@ -94,11 +98,18 @@ class Workspace:
 
         return ComponentStore(self)
 
-    def run(self, recipe: Any, **options: Any) -> Any:
-        """Run a recipe; see `penala.workspace.run.run`."""
+    def run(
+        self,
+        recipe: "Recipe",
+        *,
+        force_rerun: bool = False,
+        deploy: bool = True,
+        on_event: "Callable[[Event], None] | None" = None,
+    ) -> dict[str, Any]:
+        """Run a recipe to its end and return its result; see `penala.workspace.run.run`."""
         from penala.workspace.run import run
 
-        return run(self, recipe, **options)
+        return run(self, recipe, force_rerun=force_rerun, deploy=deploy, on_event=on_event)
 
     def status(self) -> dict[str, Any]:
         """Return what the workspace holds, what its disk is used for, and what can go."""
