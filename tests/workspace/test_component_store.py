@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from penala.errors import NotFound, UsageError
-from penala.workspace.components import SHIPPED, read_command, read_pipeline
+from penala.workspace.components import SHIPPED, read_component, read_pipeline
 
 COUNT = {
     "type": "command",
@@ -44,7 +44,7 @@ def test_a_component_outlives_the_files_that_it_came_from(workspace, count):
     shutil.rmtree(count.parent)
 
     file = workspace.components.get("count")
-    component = read_command(file)
+    component = read_component(file)
     assert (row.version, row.kind, component.version) == ("1", "command", "1")
     assert (file.parent / component.code / "count.py").read_text() == "print(1)\n"
     assert (file.parent / yaml.safe_load(file.read_text())["environment"]["conda_file"]).is_file()
@@ -77,7 +77,7 @@ def test_the_same_content_keeps_its_version(workspace, count):
     assert workspace.components.add(count).version == "2"
     with pytest.raises(UsageError, match="count:1: is there already, with other content"):
         workspace.components.add(count, "1")
-    assert read_command(workspace.components.get("count", "1")).version == "1"
+    assert read_component(workspace.components.get("count", "1")).version == "1"
 
 
 def test_what_a_snapshot_leaves_out_is_left_out(workspace, count):

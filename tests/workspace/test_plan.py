@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from penala.errors import NotFound, RecipeError, UsageError
-from penala.workspace.components import PipelineComponent, read_command, read_pipeline, shipped_pipeline
+from penala.workspace.components import PipelineComponent, read_component, read_pipeline, shipped_pipeline
 from penala.workspace.plan import File, Literal, Plan, Upstream
 from penala.workspace.planner import make_plan
 
@@ -169,11 +169,11 @@ def test_a_component_that_cannot_be_used_is_refused(tmp_path: Path, text: str, m
     file = tmp_path / "component.yaml"
     file.write_text(text)
     if message is None:
-        assert read_command(file).name == "x"
+        assert read_component(file, "command").name == "x"
         return
 
     with pytest.raises(UsageError, match=message) as refused:
-        read_command(file)
+        read_component(file, "command")
     assert str(file) in str(refused.value)
 
 

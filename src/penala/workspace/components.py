@@ -133,30 +133,20 @@ def shipped_pipeline(name: str) -> PipelineComponent:
     return read_pipeline(SHIPPED / f"{name}.yaml")
 
 
-def read_pipeline(file: Path, find: Find | None = None) -> PipelineComponent:
-    """Read a pipeline component and the components that it names; `find` finds those that it names by an asset's id.
+def read_pipeline(file: Path) -> PipelineComponent:
+    """Read a pipeline component and the components whose files it names.
 
     Raises UsageError with the file and the key of everything that is missing or out of scope.
     """
-    component = read_component(file, find, "pipeline")
+    component = read_component(file, "pipeline")
     assert isinstance(component, PipelineComponent)
     return component
 
 
-def read_command(file: Path) -> CommandComponent:
-    """Read a command component; its command may only use inputs and outputs that it declares.
-
-    Raises UsageError with the file and the key of everything that is missing or wrong.
-    """
-    component = read_component(file, None, "command")
-    assert isinstance(component, CommandComponent)
-    return component
-
-
-def read_component(file: Path, find: Find | None = None, kind: str | None = None) -> Component:
-    """Read a command or pipeline component, as `read_pipeline` does."""
+def read_component(file: Path, kind: str | None = None) -> Component:
+    """Read a command or pipeline component, as `read_pipeline` does; of `kind`, where that is given."""
     problems = Problems()
-    component = Reader(problems, find).file(file, Place(str(file), file.parent), kind)
+    component = Reader(problems).file(file, Place(str(file), file.parent), kind)
     problems.raise_all()
     assert component is not None
     return component
