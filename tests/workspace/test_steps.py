@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,9 @@ import pytest
 
 from penala.errors import JobError
 from penala.workspace import shim
-from penala.workspace.artifacts import digest_of
+from penala.workspace.artifacts import digest_of, environment_id
 from penala.workspace.client import Workspace
-from penala.workspace.plan import Literal, Plan, Step, Upstream
+from penala.workspace.plan import File, Literal, Plan, Step, Upstream
 from penala.workspace.steps import StepFolder
 from penala.workspace.store import StepRow
 from penala.workspace.tail import Tail
@@ -211,22 +212,50 @@ def test_a_step_finds_the_variables_of_an_azure_job(run: Run, workspace: Workspa
     assert log(workspace, inner).split("\n")[:2] == [f"{inner}-a.b", inner]
 
 
+def key(step: Step, workspace: Path = Path("/ws")) -> str:
+    return StepFolder(workspace, "j", step, {}).key()
+
+
+KEYED = step("s", "ls", outputs={}, variables={"A": "1"}, source="a", inputs={"x": Literal("1")})
+
+
 @pytest.mark.parametrize(
     "change",
-    [{"variables": {"A": "2"}}, {"source": "b"}, {"processes": 2}, {"processes": 1, "nodes": 2}, {"code": "c"}],
+    [
+        *({"component": "t"}, {"version": "2"}, {"code": "c"}, {"source": "b"}, {"command": "ls -l"}),
+        *({"inputs": {"x": Literal("2")}}, {"inputs": {"y": Literal("1")}}, {"inputs": {"x": File("/x", "1")}}),
+        *({"outputs": {"o": "uri_file"}}, {"variables": {"A": "2"}}, {"environment": "e"}),
+        *({"processes": 2}, {"processes": 1, "nodes": 2}),
+    ],
     ids=lambda change: "-".join(change),
 )
-def test_what_changes_a_result_changes_the_key(tmp_path: Path, change: dict[str, Any]) -> None:
-    """And what only says where and how long a step runs does not."""
-    common = {"variables": {"A": "1"}, "source": "a", "inputs": {"x": Literal("1")}}
-    fields = {**common, **change}
-    changed = Step("s", "s", "s", "1", fields.pop("code", ""), "ls", "", fields.pop("inputs"), {}, **fields)
+def test_what_changes_a_result_changes_the_key(change: dict[str, Any]) -> None:
+    """And what only says where, how long and for whom a step runs does not."""
+    same = replace(KEYED, timeout_s=5, name="t", display_name="T", exclusive=True)
 
-    def key(step: Step) -> str:
-        return StepFolder(tmp_path, "j", step, {}).key()
+    assert key(KEYED) != key(replace(KEYED, **change))
+    assert key(KEYED) == key(same, Path("/elsewhere"))
 
-    assert key(step("s", "ls", outputs={}, **common)) != key(changed)
-    assert key(step("s", "ls", outputs={}, **common)) == key(step("s", "ls", outputs={}, timeout_s=5, **common))
+
+def test_a_file_counts_by_its_content_and_by_how_it_is_read() -> None:
+    """Its suffix says whether bytes are JSON lines or a table; where it lies does not matter."""
+    table, moved, lines = (
+        key(replace(KEYED, inputs={"x": File(path, "d1")})) for path in ("/a.csv", "/b/c.csv", "/a.jsonl")
+    )
+
+    assert table == moved
+    assert table != lines
+
+
+def test_another_python_makes_another_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A result of one installation is not reused in another."""
+    before = key(KEYED)
+    environment_id.cache_clear()
+    monkeypatch.setattr("sys.version", "4.0")
+    try:
+        assert key(KEYED) != before
+    finally:
+        environment_id.cache_clear()
 
 
 CONTRACT = ("RANK", "LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR")

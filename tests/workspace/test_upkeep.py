@@ -68,9 +68,9 @@ def test_nothing_that_is_named_goes(workspace: Workspace, two_steps: TwoSteps) -
     workspace.store.insert(CacheRow("k", {"out": cached.name}, None, job, "write"))
     settings = {"serving": {"folder": f"{deployed}/model"}, "starting": None}
     workspace.store.insert(DeploymentRow("e", "blue", "m", "1", "Succeeded", settings))
-    found = workspace.collect()
+    planned, found = workspace.collect(dry_run=True), workspace.collect()
 
-    assert found["artifacts"] == {"count": 1, "bytes": len("loose")}
+    assert found["artifacts"] == planned["artifacts"] == {"count": 1, "bytes": len("loose")}
     assert (found["bytes"], found["jobs"]["count"], found["cache_entries"]) == (len("loose"), 0, 0)
     assert not loose.exists()
     assert all(path.exists() for path in (cached, deployed, *outputs(workspace, job).values()))
