@@ -13,13 +13,13 @@ from typing import Any
 import pytest
 
 from penala.errors import WorkspaceError
-from penala.workspace import garbage, shim
+from penala.workspace import garbage, shim, upkeep
 from penala.workspace.artifacts import claim, digest_of
 from penala.workspace.client import Workspace
 from penala.workspace.events import RUNNER_LOCK
 from penala.workspace.models import register
 from penala.workspace.plan import Plan
-from penala.workspace.store import CacheRow, DeploymentRow, EventRow, JobRow, StepRow
+from penala.workspace.store import CacheRow, DeploymentRow, EventRow, JobRow, ModelRow, StepRow
 from penala.workspace.tail import Tail
 from penala.workspace.upkeep import collect
 
@@ -303,6 +303,35 @@ def test_a_killed_collection_breaks_nothing(workspace: Workspace, two_steps: Two
     assert [path.name for path in workspace.artifacts.iterdir()] == [model.name]
     assert [path.name for path in workspace.jobs.folder.iterdir()] == [job]
     assert not (workspace.folder / "trash").exists()
+
+
+def test_what_a_killed_collection_had_thrown_away_comes_back(workspace: Workspace, two_steps: TwoSteps) -> None:
+    """Before anything is looked for: with its outputs in the trash, an entry of the cache would seem broken."""
+    job = run(workspace, two_steps())
+    cached = put(workspace, "cached")
+    workspace.store.insert(CacheRow("k", {"out": cached.name}, None, job, "write"))
+    (workspace.folder / "trash").mkdir()
+    cached.rename(workspace.folder / "trash" / cached.name)
+
+    assert workspace.collect()["cache_entries"] == 0
+    assert read_text(cached) == "cached"
+
+
+@pytest.mark.usefixtures("_no_grace")
+def test_what_a_row_names_in_the_last_moment_comes_back(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever registers looks for the artifact before his row is written: a collection may come in between."""
+    loose = put(workspace, "loose")
+    throw_away = upkeep._throw_away
+
+    def named_meanwhile(paths: list[Path], folder: Path) -> list[Path]:
+        thrown = throw_away(paths, folder)
+        workspace.store.insert(ModelRow("m", "1", loose.name, f"artifacts/{loose.name}"))
+        return thrown
+
+    monkeypatch.setattr(upkeep, "_throw_away", named_meanwhile)
+
+    assert workspace.collect()["artifacts"]["count"] == 0
+    assert read_text(loose) == "loose"
 
 
 def test_jobs_and_collections_at_once(workspace: Workspace, two_steps: TwoSteps) -> None:
