@@ -662,6 +662,14 @@ REFUSED: dict[str, tuple[Any, str]] = {
         },
         "inputs.optim: cannot be honoured yet; leave it out; only its default, adamw_torch, runs",
     ),
+    "settings that cannot train": (
+        {
+            "type": "pipeline",
+            "component": "azureml:chat_completion_pipeline:0.1.0",
+            "inputs": {"train_file_path": {"path": "words.txt"}, "lora_dropout": 1, "huggingface_id": "o/m"},
+        },
+        "lora_dropout: is 1.0; use a number from 0 to below 1",
+    ),
     "both": ({"type": "pipeline", "component": "./count.yml", "jobs": {"a": count()}}, "both `jobs` and `component`"),
 }
 

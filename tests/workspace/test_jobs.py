@@ -82,6 +82,21 @@ def test_events_tell_the_whole_story_in_order(workspace: Workspace, two_steps: T
     assert first.as_dict() == {"event": "step", "step": "write", "status": "started", "attempt": 1}
 
 
+def test_of_progress_that_went_by_only_the_last_is_told(workspace: Workspace, two_steps: TwoSteps) -> None:
+    """Whoever follows a long job late is told every metric, and not how far it was an hour ago."""
+    script = """
+        open(args["out"] + "/text", "w").write("rows")
+        for n in (1, 2, 3):
+            event(event="progress", done=n, total=3, unit="rows")
+            event(event="metric", name="loss", value=1 / n, step=n)
+    """
+    name = run(workspace.jobs, two_steps(write=script))
+    told = [event for event in workspace.jobs.follow(name) if event.name == "write"]
+
+    assert [event.data["step"] for event in told if event.kind == "metric"] == [1, 2, 3]
+    assert [event.data["done"] for event in told if event.kind == "progress"] == [3]
+
+
 def test_an_unchanged_job_is_reused_in_every_step(workspace: Workspace, two_steps: TwoSteps) -> None:
     """A new job of the same plan takes outputs and figures from the one before and says so."""
     jobs = workspace.jobs
