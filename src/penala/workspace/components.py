@@ -309,7 +309,6 @@ class Reader:
             if binding.target is not None and binding.target not in parents:
                 what = f"the pipeline has no output '{binding.target}'"
                 self.problems.add(what, place.at("outputs", output), near(binding.target, parents) or "declare it")
-        settings = {} if isinstance(component, CommandComponent) and component.place == place else job
         return Node(
             name=name,
             display_name=str(job.get("display_name") or component.display_name),
@@ -318,7 +317,7 @@ class Reader:
             outputs=outputs,
             place=place,
             compute=self._text(job, "compute", place),
-            settings={key: self.mapping(job, key, place) for key in SETTINGS if settings.get(key)},
+            settings={key: self.mapping(job, key, place) for key in SETTINGS if job.get(key)},
         )
 
     def _component_of(
