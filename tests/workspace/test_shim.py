@@ -223,7 +223,8 @@ def test_a_folder_can_be_used_again(folder: Path) -> None:
 
     assert shim.alive(folder)
     child.wait()
-    assert (shim.read_exit(folder) or {})["rc"] == 0
+    end = shim.read_exit(folder) or {}
+    assert (end["rc"], end["stopped"]) == (0, False)
 
 
 def test_stopping_what_is_dead_or_never_was_does_nothing(folder: Path) -> None:

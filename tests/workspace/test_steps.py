@@ -1,6 +1,7 @@
 """Steps as Azure ML's commands expect them: side by side, with limits, code, kept folders, variables and ranks."""
 
 import json
+import os
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -258,11 +259,16 @@ def test_another_python_makes_another_key(monkeypatch: pytest.MonkeyPatch) -> No
         environment_id.cache_clear()
 
 
-CONTRACT = ("RANK", "LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR")
+CONTRACT = ("RANK", "LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "OMP_NUM_THREADS")
 
 
-def test_ranks_get_the_contract_and_one_port(run: Run, workspace: Workspace) -> None:
-    """Two nodes of two processes: four ranks, prefixed lines, one free port for all; one rank alone has no prefix."""
+def test_ranks_get_the_contract_and_one_port(run: Run, workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two nodes of two processes: four ranks, prefixed lines, one free port for all, and their share of the cores.
+
+    One rank alone has no prefix.
+    """
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    cores = max(1, (os.cpu_count() or 1) // 4)
     show = "bash -c 'echo " + " ".join(f"${name}" for name in (*CONTRACT, "MASTER_PORT")) + "'"
     job = run(step("main", show, processes=2, nodes=2))
     single = run(step("main", "echo alone", processes=1))
@@ -270,7 +276,7 @@ def test_ranks_get_the_contract_and_one_port(run: Run, workspace: Workspace) -> 
     ports = {line.split()[-1] for line in lines}
 
     assert [line.rpartition(" ")[0] for line in lines] == [
-        f"[rank {rank}] {rank} {rank % 2} {rank // 2} 4 2 127.0.0.1" for rank in range(4)
+        f"[rank {rank}] {rank} {rank % 2} {rank // 2} 4 2 127.0.0.1 {cores}" for rank in range(4)
     ]
     assert len(ports) == 1
     assert log(workspace, single) == "alone\n"
