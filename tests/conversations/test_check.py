@@ -57,6 +57,7 @@ BAD_ROWS = [
     ("nan", "score", GOOD[:-1] + ', "score": NaN}'),
     ("nan", "scores[1].of", GOOD[:-1] + ', "scores": [1, {"of": -Infinity}]}'),
     ("too_deep", "", '{"messages": ' + "[" * 20_000 + "]" * 20_000 + "}"),
+    ("too_deep", "", '{"x": ' + "[" * 600 + "]" * 600 + ", " + GOOD[1:]),  # can be decoded, and hardly more
     ("lone_surrogate", "messages[0].content", user("half \ud83d")),
     ("lone_surrogate", "note", said(USER, REPLY, note="half \udc00")),
     ("lone_surrogate", "messages[1].name", said(USER, {**REPLY, "name": "\ud83d"})),

@@ -9,6 +9,7 @@ from typing import Any
 from penala.conversations.faults import Fault
 
 _PYTHON_REPR = re.compile(r"\s*[\[{(]+\s*'")
+MAXIMUM_DEPTH = 200  # of lists and objects within each other: what looks into them, or writes them, calls itself
 _SPACE = " \t\r\n"  # what JSON calls white space
 
 
@@ -41,14 +42,28 @@ def decode_text(text: str, path: str = "") -> tuple[Any, list[Fault]]:
     try:
         value, end = decoder.raw_decode(text, _skip_space(text, 0))
     except RecursionError:
-        return None, [Fault("too_deep", path, "lists or objects are nested too deep to be read")]
+        return None, [_too_deep(path)]
     except ValueError as error:  # JSONDecodeError, or an integer of more digits than Python reads
         return None, [Fault("broken_json", path, _why_broken(text, error))]
     if rest := text[end:].strip(_SPACE):
         return None, [_something_follows(rest, end, path)]
+    if text.count("[") + text.count("{") > MAXIMUM_DEPTH and _depth(value) > MAXIMUM_DEPTH:
+        return None, [_too_deep(path)]
     if not doubles and not constants:
         return value, []
     return (None if isinstance(value, _Constant) else value), _placed(value, path, doubles, constants)
+
+
+def _depth(value: Any) -> int:
+    depth, level = 0, [value]
+    while level := [item for item in level if isinstance(item, dict | list)]:
+        depth += 1
+        level = [inner for item in level for inner in (item.values() if isinstance(item, dict) else item)]
+    return depth
+
+
+def _too_deep(path: str) -> Fault:
+    return Fault("too_deep", path, "lists or objects are nested too deep to be read")
 
 
 class _Constant:
