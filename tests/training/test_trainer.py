@@ -333,6 +333,18 @@ def test_metrics_come_by_logging_steps_and_average_what_lies_between(prepared, c
     assert [event["value"] for event in events if event.get("name") == "epoch"] == pytest.approx([1.2, 2.4, 3])
 
 
+def test_the_loss_of_a_run_is_that_of_its_last_epoch(prepared, chat_model, tmp_path):
+    """Logged by epochs, each value is the mean over its own epoch, and the last one is the run's figure."""
+    events: list[dict] = []
+    settings = FinetuneSettings.from_inputs({**_inputs(SETTINGS), "logging_strategy": "epoch"})
+    figures = train(prepared, chat_model, tmp_path / "out", settings, events.append)
+
+    losses = {event["step"]: event["value"] for event in events if event.get("name") == "loss"}
+    assert list(losses) == [5, 10, 15]
+    assert figures["loss"] == pytest.approx(losses[15], rel=1e-12)
+    assert figures["loss"] < losses[5]
+
+
 def test_a_gradient_that_is_no_number_spoils_no_checkpoint(prepared, chat_model, tmp_path, monkeypatch):
     """The step is refused before the optimizer takes it."""
     monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", lambda *_: torch.tensor(float("inf")))
