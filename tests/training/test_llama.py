@@ -142,6 +142,22 @@ def test_layers_that_are_run_again_drop_the_same_entries(twins, documents, gradi
     assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])
 
 
+@pytest.mark.parametrize(("dropout", "training", "shared"), [(0.5, True, False), (0.5, False, True), (0.0, True, True)])
+def test_a_prefix_is_computed_once_unless_masks_differ(twins, documents, monkeypatch, dropout, training, shared):
+    """Under dropout each document has masks of its own, also over the tokens that all begin with."""
+    fast = twins(lora=LoraSpec(r=4, alpha=8.0, dropout=dropout)).fast
+    seen = []
+
+    def spied(given, *, share_prefix):
+        seen.append(share_prefix)
+        return lay_out(given, share_prefix=share_prefix)
+
+    monkeypatch.setattr("penala.training.llama.lay_out", spied)
+    fast.loss_sum(documents, training=training)
+
+    assert seen == [shared]
+
+
 def test_dropout_is_for_training_only(twins, documents):
     """Two evaluations agree, two training passes do not."""
     fast = twins(lora=LoraSpec(r=4, alpha=8.0, dropout=0.5)).fast
