@@ -317,11 +317,14 @@ def test_an_empty_row_group_doubles_and_loses_nothing(served, fetch, tmp_path, s
         ("train.json", lambda rows: json.dumps({"data": rows}).encode()),
         ("train.json", lambda rows: b"\n".join(json.dumps(row).encode() for row in rows)),
         ("train.jsonl", lambda rows: b"\xef\xbb\xbf" + b"\n".join(json.dumps(row).encode() for row in rows)),
+        ("train.jsonl", lambda rows: json.dumps(rows, indent=1).encode()),
+        ("train.jsonl", lambda rows: json.dumps(rows).encode()),
+        ("train.jsonl", lambda rows: "\n".join(json.dumps(row) for row in rows).encode("utf-16")),
         ("train.jsonl.gz", lambda rows: gzip.compress(b"\n".join(json.dumps(row).encode() for row in rows))),
         ("train.csv", lambda rows: "\n".join(["n,text", *(f'"{row["n"]}",{row["text"]}' for row in rows)]).encode()),
         ("train.tsv", lambda rows: "\n".join(["n\ttext", *(f"{row['n']}\t{row['text']}" for row in rows)]).encode()),
     ],
-    ids=["array", "data", "lines", "bom", "gz", "csv", "tsv"],
+    ids=["array", "data", "lines", "bom", "array under jsonl", "on one line", "utf-16", "gz", "csv", "tsv"],
 )
 def test_other_files_give_their_first_rows_too(served, fetch, tmp_path, name, write):
     """JSON documents, packed lines and tables of unknown length are counted, and the share is exact."""

@@ -4,6 +4,7 @@ A reader yields pieces: lines, and the place (number of the file, place within i
 where one cannot start. It reads no further than it is asked to, so that what is not wanted is not moved.
 """
 
+import codecs
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from io import BytesIO
@@ -25,8 +26,11 @@ from penala.errors import DataError
 LARGE_GROUP_BYTES = 1 << 20  # of a larger row group only the pages that hold wanted rows are read
 PAGE_BUFFER_BYTES = 64 << 10
 MIN_BLOCK_BYTES = 64 << 10
+HEAD_BYTES = 4 << 10  # tell whether a file is what its name says
 BLOCK_BYTES = 8 << 20
 BATCH_ROWS = 256
+
+_WIDE = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)  # of UTF-16 and UTF-32, whose line ends are no single bytes
 
 THEIRS = "tell its authors, or take another --revision"
 
@@ -57,12 +61,17 @@ def how_to_read(files: Sequence[RemoteFile], open_file: Open) -> Literal["parque
         raise _refused("parquet that is packed, or mixed with other files", files[0])
     if packed or not kinds <= {".jsonl", ".ndjson", ".json"}:
         return "whole"
-    if ".json" in kinds:  # lines under another name, or a document
-        head = open_file(files[0]).read(MIN_BLOCK_BYTES) or b""
-        lines = [line for line in head.split(b"\n") if line.strip()]
-        if len(lines) < 2 or not is_one_value_a_line(*lines[:3]):
-            return "whole"
-    return "lines"
+    under_json = ".json" in kinds
+    head = open_file(files[0]).read(MIN_BLOCK_BYTES if under_json else HEAD_BYTES) or b""
+    return "whole" if _is_document(head, under_json=under_json) else "lines"
+
+
+def _is_document(head: bytes, *, under_json: bool) -> bool:
+    """Tell whether a file that begins so holds its rows otherwise than one a line; a name does not decide that."""
+    lines = [line for line in head.split(b"\n") if line.strip()]
+    if len(lines) > 1:
+        return head.startswith(_WIDE) or not is_one_value_a_line(*lines[:3])
+    return under_json or head.startswith(_WIDE) or head.lstrip().startswith(b"[")
 
 
 def _refused(what: str, file: RemoteFile) -> DataError:
