@@ -14,7 +14,7 @@ import pytest
 
 from penala.workspace import shim
 from penala.workspace.client import Workspace
-from penala.workspace.mlflow_mirror import Mirror
+from penala.workspace.mlflow_mirror import Mirror, tracking_uri
 from penala.workspace.plan import Literal, Plan, Step
 from penala.workspace.tail import Tail
 
@@ -151,3 +151,11 @@ def test_a_cancel_ends_in_time_and_is_mirrored(workspace: Workspace, early: bool
     assert took < 5  # 2 s on a machine that does nothing else
     if not early:
         assert {run["status"] for run in finish(workspace, name).values()} == {"KILLED"}
+
+
+@pytest.mark.parametrize("name", ["plain", "two words", "why?", "50%3Foff", "#1", "kopi-é"])
+def test_the_store_lies_in_the_workspace_whatever_that_is_called(tmp_path: Path, name: str) -> None:
+    """As SQLAlchemy, with which MLflow opens it, reads the address."""
+    from sqlalchemy.engine import make_url
+
+    assert make_url(tracking_uri(tmp_path / name)).database == str(tmp_path / name / "mlflow.db")

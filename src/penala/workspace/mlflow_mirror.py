@@ -83,7 +83,7 @@ class Mirror:
     def variables(self, experiment: str, run: str | None) -> dict[str, str]:
         """Return what a step finds in its environment, so that its script logs into its run."""
         place = shim.read_json(self.folder / EXPERIMENT) or {}
-        found = {"MLFLOW_TRACKING_URI": _uri(self.workspace), "MLFLOW_EXPERIMENT_NAME": experiment, **SILENT}
+        found = {"MLFLOW_TRACKING_URI": tracking_uri(self.workspace), "MLFLOW_EXPERIMENT_NAME": experiment, **SILENT}
         if run is not None and place.get("name") == experiment:
             found |= {"MLFLOW_EXPERIMENT_ID": place["id"], "MLFLOW_RUN_ID": run}
         return found
@@ -120,8 +120,10 @@ class Mirror:
         return self.folder / f"attempt-{number}"
 
 
-def _uri(workspace: Path) -> str:
-    return f"sqlite:///{workspace / 'mlflow.db'}"
+def tracking_uri(workspace: Path) -> str:
+    """Return the address of MLflow's store, for any name of a folder: SQLAlchemy reads % and ? as a URL's."""
+    path = str(workspace / "mlflow.db").replace("%", "%25").replace("?", "%3F")
+    return f"sqlite:///{path}"
 
 
 def experiment_name(job: JobRow) -> str:
@@ -136,7 +138,7 @@ def main(workspace: Path, job: str) -> None:
         connection.execute("pragma journal_mode = wal")
     from mlflow import MlflowClient
 
-    client = MlflowClient(tracking_uri=_uri(workspace), registry_uri=_uri(workspace))
+    client = MlflowClient(tracking_uri=tracking_uri(workspace), registry_uri=tracking_uri(workspace))
     with Store(workspace / "penala.db") as store:
         _Job(client, workspace, store, job).run()
 

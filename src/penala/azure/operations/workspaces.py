@@ -7,6 +7,7 @@ from azure.ai.ml.entities import Workspace
 from azure.core.exceptions import ResourceNotFoundError
 
 from penala.azure.operations.base import Operations
+from penala.workspace.mlflow_mirror import tracking_uri
 
 
 class WorkspaceOperations(Operations):
@@ -23,7 +24,7 @@ class WorkspaceOperations(Operations):
                 description=str(workspace.folder),
                 resource_group=self._place.group,
                 location="local",
-                mlflow_tracking_uri=f"sqlite:///{workspace.folder / 'mlflow.db'}",
+                mlflow_tracking_uri=tracking_uri(workspace.folder),
                 id=self._place.id,
             )
 
