@@ -33,7 +33,7 @@ def recipe(tmp_path: Path) -> Path:
     ("argv", "code", "message"),
     [
         (["runn"], 2, "no command 'runn'; did you mean 'run'?"),
-        (["run", "none.yaml", "-w", "ws"], 2, "No such option '-w'. It stands before the command: penala -w DIR"),
+        (["run", "none.yaml", "-w", "ws"], 2, "-w stands before the command: penala -w DIR"),
         (["run", "none.yaml"], 2, "none.yaml: no such recipe; `penala recipe init` writes one"),
         (["data", "check", "none.jsonl"], 2, "none.jsonl: no such file"),
         (["jobs", "show", "x"], 1, "there is no workspace"),

@@ -76,9 +76,9 @@ def main() -> None:
     except click.exceptions.Exit as done:
         sys.exit(done.exit_code)
     except click.ClickException as error:
-        if isinstance(error, click.NoSuchOption) and error.option_name in ("-w", "--workspace"):
-            error.message += f" It stands before the command: penala {error.option_name} DIR COMMAND ..."
         error.show()
+        if isinstance(error, click.NoSuchOption) and error.option_name in ("-w", "--workspace"):
+            say(f"{error.option_name} stands before the command: penala {error.option_name} DIR COMMAND ...")
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt):
         print("stopped", file=sys.stderr)
