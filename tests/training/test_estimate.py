@@ -67,6 +67,24 @@ def test_rows_of_8000_tokens_train_within_16_gb():
 
 
 @pytest.mark.usefixtures("sixteen_gb")
+def test_what_the_other_rows_keep_counts_beside_a_long_one():
+    """Only a row that is longer has its layers run again: those below it may keep more than it does."""
+    cut = plan([8000, 2400, 2400])
+
+    assert cut.largest_bytes == cut.recompute_above * Sizes.of(SMOL, 134_515_008).activation_bytes(4)
+
+
+def test_a_control_group_s_file_cache_is_free(monkeypatch, tmp_path):
+    """The kernel gives it back; the rest of what the group holds is taken."""
+    monkeypatch.setattr("penala.training.estimate._GROUP", tmp_path)
+    for name, text in (("max", "5000"), ("current", "3000"), ("stat", "anon 1000\ninactive_file 2000\n")):
+        (tmp_path / f"memory.{name}").write_text(text)
+
+    assert memory_available() == 5000 - (3000 - 2000)
+    assert memory_total() == 5000
+
+
+@pytest.mark.usefixtures("sixteen_gb")
 def test_transformers_is_given_less_at_once():
     """It keeps more of each token, and all logits."""
     assert plan([40] * 100, fast=False).max_tokens < plan([40] * 100).max_tokens / 2

@@ -89,6 +89,14 @@ def test_a_target_outside_the_blocks_goes_through_peft(folder):
     assert "LoRA target lm_head" in note
 
 
+def test_a_tied_head_that_is_stored_twice_takes_the_fast_path(folder):
+    """It is the embedding, which the fast path reads."""
+    change_config(folder, tie_word_embeddings=True)
+    change_weights(folder, lambda tensors: tensors.update({"lm_head.weight": tensors["model.embed_tokens.weight"] + 0}))
+
+    assert open_model(folder, LoraSpec(2, 4.0), torch.float32)[1] is None
+
+
 def test_a_weight_of_another_shape_is_refused(folder):
     """Both shapes are said."""
     change_config(folder, intermediate_size=48)
