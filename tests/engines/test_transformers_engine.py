@@ -71,6 +71,20 @@ def test_a_small_batch_writes_the_same_replies(engine, prompts, limits):
     assert small.generate([ask(p) for p in prompts]) == engine.generate([ask(p) for p in prompts])
 
 
+@pytest.mark.parametrize(("cache_bytes", "tokens"), [(0, 1), (2 << 30, 3)])
+def test_a_request_waits_where_the_cache_has_no_room_for_it(engine, prompts, cache_bytes, tokens):
+    """One alone is let in all the same; a row that has left takes the columns with it that only it needed."""
+    small = TransformersEngine(engine._model, cache_bytes=cache_bytes)
+    short, long = min(prompts, key=len), max(prompts, key=len)
+    small.add(ask(long, max_new_tokens=1))
+    small.add(ask(short, max_new_tokens=4, end_ids=frozenset()))
+
+    # the last one of `long` and, where there is room, the first two of `short`
+    assert len(small.step()) == tokens
+    while small.step():
+        assert small._mask_BT.shape[1] <= len(short) + 4
+
+
 def test_a_row_that_joins_late_is_not_disturbed_and_disturbs_nobody(engine, prompts):
     """Requests added between steps, shorter and longer than those under way, write their own replies."""
     numbers = {}
