@@ -9,7 +9,15 @@ import yaml
 
 from penala.errors import RecipeError
 from penala.inputs import PIPELINE, component_inputs, used_inputs
-from penala.recipe import SAID_ELSEWHERE, Recipe, finetuning_inputs, json_schema, resolve_finetuning, share_of
+from penala.recipe import (
+    FOR_LORA,
+    SAID_ELSEWHERE,
+    Recipe,
+    finetuning_inputs,
+    json_schema,
+    resolve_finetuning,
+    share_of,
+)
 
 SMALL = {"base_model": "SmolLM2-135M-Instruct", "conversations": {"train": "train.jsonl"}}
 
@@ -159,6 +167,14 @@ def test_a_model_default_that_no_component_declares_is_named_and_skipped():
 
     assert any("learning_rate_maximum" in note and "skipped" in note for note in notes)
     assert any("optim = adafactor" in note for note in notes)
+
+
+@pytest.mark.parametrize(("given", "model"), [({"apply_lora": False}, {}), ({}, {"apply_lora": "false"})])
+def test_lora_s_defaults_are_not_those_of_all_weights(given, model):
+    """A learning rate for an adapter is ten times too high where all weights are trained."""
+    settings, _ = resolve_finetuning(given, model)
+
+    assert {setting.source for setting in settings if setting.name in FOR_LORA} == {"component"}
 
 
 def test_a_learning_rate_outside_the_bounds_is_said_and_runs():
