@@ -2,7 +2,7 @@ import os
 
 import pytest
 
-from penala.errors import NotFound, UsageError
+from penala.errors import NotFound, UsageError, WorkspaceError
 from penala.workspace.artifacts import digest_file, digest_of
 
 
@@ -108,6 +108,16 @@ def test_what_cannot_be_added_is_refused_and_leaves_nothing(workspace, tmp_path)
     with pytest.raises(UsageError, match="is no name of an asset"):
         workspace.data.add("a:b", tmp_path)
     assert list(workspace.artifacts.iterdir()) == []
+
+
+def test_a_name_that_is_no_utf_8_is_refused(workspace, tmp_path):
+    """The database holds text, and such a name is bytes."""
+    path = tmp_path / os.fsdecode(b"rows\xff.csv")
+    path.write_text("a,b\n")
+
+    with pytest.raises(WorkspaceError, match=r"rows\\udcff.csv' is no UTF-8, and cannot be kept; give the file"):
+        workspace.data.add("rows", path)
+    assert workspace.data.list() == []
 
 
 def test_a_name_may_begin_with_a_tilde(workspace, tmp_path, monkeypatch):

@@ -456,6 +456,10 @@ class Store:
             raise  # the caller's to understand
         except sqlite3.DatabaseError as error:
             raise _explained(error, self.path) from error
+        except UnicodeEncodeError as error:  # of a file's name: Python reads bytes that are no UTF-8 as surrogates
+            around = error.object[max(0, error.start - 40) : error.end + 40]
+            fix = "give the file or folder another name"
+            raise WorkspaceError(f"the name {around!a} is no UTF-8, and cannot be kept", fix=fix) from None
 
 
 def _where(where: Mapping[str, Any]) -> tuple[str, list[Any]]:
