@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import textwrap
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -80,6 +81,19 @@ def test_events_tell_the_whole_story_in_order(workspace: Workspace, two_steps: T
     assert [(event.kind, event.name, event.data.get("status")) for event in jobs.follow(name)] == expected
     first = next(iter(jobs.follow(name)))
     assert first.as_dict() == {"event": "step", "step": "write", "status": "started", "attempt": 1}
+
+
+def test_an_event_that_lacks_its_fields_is_passed_over(workspace: Workspace, two_steps: TwoSteps) -> None:
+    """Whatever a command writes into its step's file, the job ends, with the figures that are whole."""
+    half = """
+        for kind in ("figures", "metric", "progress", "note", "error", None, 7):
+            event(event=kind)
+        event(figures={"letters": 0})
+    """
+    name = run(workspace.jobs, two_steps(write=WRITE + textwrap.dedent(half)))
+
+    assert workspace.jobs.row(name).status == "Completed", dump(workspace.jobs.show(name))
+    assert workspace.jobs.steps(name)[0].figures == {"letters": 5}
 
 
 def test_of_progress_that_went_by_only_the_last_is_told(workspace: Workspace, two_steps: TwoSteps) -> None:

@@ -15,6 +15,14 @@ Kind = Literal["job", "step", "stage", "progress", "metric", "note", "error", "f
 STEP_KINDS = frozenset(get_args(Kind)) - {"job", "step", "stage", "log"}  # what a step writes itself
 ENDED = ("Completed", "Failed", "Canceled")
 STAGES = ("register", "assets", "deploy", "score", "mlflow")
+# without which an event of a kind is none; any command may write to its step's file
+_FIELDS = {
+    "progress": {"done", "total"},
+    "metric": {"name", "value"},
+    "note": {"text"},
+    "error": {"what"},
+    "figures": {"figures"},
+}
 RUNNER_LOCK = "runner.lock"  # in a job's folder, held while its runner lives
 
 
@@ -60,12 +68,14 @@ class EventFile:
 
 
 def _event(line: bytes) -> dict[str, Any] | None:
-    """Return one event, or None for a line that a killed writer left in pieces."""
+    """Return one event, or None for a line that a killed writer left in pieces, or that lacks what its kind has."""
     try:
         value = json.loads(line)
     except ValueError:
         return None
-    return value if isinstance(value, dict) and isinstance(value.get("event"), str) else None
+    if not isinstance(value, dict) or not isinstance(kind := value.get("event"), str):
+        return None
+    return value if _FIELDS.get(kind, frozenset()) <= value.keys() else None
 
 
 class Follower:
