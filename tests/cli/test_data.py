@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from penala.cli.data import _progress
+
 
 def penala(*argv: object, cwd: Path, encoding: str = "utf-8") -> subprocess.CompletedProcess[str]:
     """Run the program as a user would."""
@@ -66,6 +68,7 @@ def test_report_gives_machines_every_figure(data):
         (["check", "train.jsonl", "--column", "output=a", "--column", "input=a"], "'a' is named as output and input"),
         (["check", "train.jsonl", "--out", "train.jsonl"], "train.jsonl: is the data itself"),
         (["report", "train.jsonl", "--out", "./train.jsonl"], "train.jsonl: is the data itself"),
+        (["report", ".", "--out", "train.jsonl"], "train.jsonl: is the data itself"),
         (["tokens", "train.jsonl", "--model", "MODEL", "--html", "train.jsonl"], "train.jsonl: is the data itself"),
         (["show", "train.jsonl", "--row", "14"], "there is no record 14; it has 13"),
         (["tokens", "train.jsonl", "--row", "13", "--model", "MODEL"], "data show train.jsonl --row 13` says what"),
@@ -82,6 +85,19 @@ def test_a_mistake_costs_one_line_and_leaves_nothing(data, chat_model, argv, mes
     assert "Traceback" not in done.stderr
     assert list(data.parent.iterdir()) == [data]
     assert data.read_bytes() == before
+
+
+def test_a_long_check_says_how_far_it_is(data, monkeypatch):
+    """Rows, the share of the bytes and the time left, where the share is known."""
+    clock = iter((0.0, 1.0, 3.0, 4.0, 60.0))
+    monkeypatch.setattr("penala.cli.data.time.monotonic", lambda: next(clock))
+    said = []
+    monkeypatch.setattr("penala.cli.data.say", said.append)
+    progress = _progress()
+    for rows, share in ((10, 0.1), (30, 0.3), (40, 0.4), (6000, 0.0)):
+        progress(rows, share)
+
+    assert said == ["30 rows, 30%, 7.0 s left", "6,000 rows"]
 
 
 def test_show_prints_plain_rows_to_a_pipe(data):

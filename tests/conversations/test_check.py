@@ -1,5 +1,6 @@
 """Every rule, by the smallest row that breaks it, and the face of a check."""
 
+import gzip
 import json
 import operator
 import os
@@ -319,6 +320,20 @@ def test_the_json_of_a_check_is_complete(write, tmp_path):
     assert [list(finding) for finding in found["findings"]] == [
         ["file", "line", "path", "level", "code", "message", "fix"]
     ] * 2
+
+
+@pytest.mark.parametrize("each", [None, lambda judged: None])
+def test_progress_counts_rows_and_bytes(write, tmp_path, each):
+    """Every row is told of, at the end with all bytes; a packed file counts when it is read whole."""
+    write("1.jsonl", f"{GOOD}\n" * 30)
+    (tmp_path / "2.jsonl.gz").write_bytes(gzip.compress((f"{GOOD}\n" * 20).encode()))
+    write("3.jsonl", f"{GOOD}\n" * 50)
+    told = []
+    check(tmp_path, each=each, progress=lambda rows, share: told.append((rows, share)))
+
+    assert told == sorted(told)
+    assert (told[-1][0], round(told[-1][1], 2)) == (100, 1.0)
+    assert max(share for rows, share in told if rows <= 50) < 0.5
 
 
 def test_findings_never_overwrite_a_shard(write, tmp_path):

@@ -10,13 +10,14 @@ from typing import Any
 
 import click
 
+from penala.cli.follow import duration
 from penala.cli.output import harmless, moment, say, table
 from penala.errors import UsageError
 
 SHOWN = 20  # findings printed for a person; --json and --out have them all
 SCHEMAS = ["auto", "messages", "sharegpt", "alpaca", "prompt_completion"]
 SHOWN_ROWS = 20
-SAY_AFTER_S = 5.0  # how often a long report says how far it is
+SAY_AFTER_S = 2.0  # how often a long check or report says how far it is
 STYLES = {
     "place": "bold",
     "system": "magenta",
@@ -53,8 +54,7 @@ def check(paths: tuple[str, ...], schema: str, columns: tuple[str, ...], out: Pa
     """Check every conversation in PATH...; exit 1 when a row has an error, e.g. penala data check train.jsonl"""
     from penala.workspace.data import check_data
 
-    _keep(paths, out)
-    checked = check_data(list(paths), schema, _pairs(columns), out)
+    checked = check_data(list(paths), schema, _pairs(columns), out, _progress())
     if as_json:
         _put(json.dumps(checked.as_dict(), indent=2, ensure_ascii=False))
     else:
@@ -62,12 +62,6 @@ def check(paths: tuple[str, ...], schema: str, columns: tuple[str, ...], out: Pa
         if len(checked.findings) > SHOWN:
             say(f"all findings are in {out}" if out else "--out FILE writes all findings")
     sys.exit(1 if any(finding.level == "error" for finding in checked.findings) else 0)
-
-
-def _keep(paths: Iterable[str | Path], out: Path | None) -> None:
-    """Raise UsageError when writing `out` would overwrite the data."""
-    if out is not None and any(Path(path).is_file() and out.exists() and out.samefile(path) for path in paths):
-        raise UsageError("is the data itself", where=str(out), fix="name another file to write to")
 
 
 def _pairs(columns: tuple[str, ...]) -> dict[str, str]:
@@ -98,22 +92,23 @@ def report(workspace: str | None, /, paths: tuple[str, ...], out: Path | None, a
     from penala.workspace.data import report_data, report_text
 
     options["columns"] = _pairs(options["columns"])
-    _keep(paths, out)
     figures = report_data(list(paths), workspace=workspace, page=out, progress=_progress(), **options)
     _put(json.dumps(figures, indent=2, ensure_ascii=False) if as_json else report_text(figures))
     if out is not None:
         say(f"the page is in {out}")
 
 
-def _progress() -> Callable[[int], None]:
-    """Return a function that is told the number of rows and says it now and then."""
-    last = time.monotonic()
+def _progress() -> Callable[[int, float], None]:
+    """Return a function that is told the number of rows and the share that is read, and says it now and then."""
+    started = last = time.monotonic()
 
-    def progress(rows: int) -> None:
+    def progress(rows: int, share: float) -> None:
         nonlocal last
-        if rows % 100 == 0 and time.monotonic() - last > SAY_AFTER_S:
-            last = time.monotonic()
-            say(f"{rows:,} rows")
+        now = time.monotonic()
+        if now - last > SAY_AFTER_S:
+            last = now
+            left = f", {share:.0%}, {duration((now - started) * (1 / share - 1))} left" if share else ""
+            say(f"{rows:,} rows{left}")
 
     return progress
 
@@ -161,7 +156,7 @@ def _show_lines(blocks: Iterable[list[tuple[str, str]]]) -> None:
 def _put(text: str) -> None:
     """Print text that may hold what the terminal's encoding cannot."""
     encoding = sys.stdout.encoding or "utf-8"
-    print(text.encode(encoding, "backslashreplace").decode(encoding))
+    print(text.encode(encoding, "backslashreplace").decode(encoding), flush=True)
 
 
 @command.command()
@@ -179,7 +174,6 @@ def tokens(workspace: str | None, /, path: Path, row: int, model: str, as_json: 
     from penala.workspace.data import row_tokens
 
     options["columns"] = _pairs(options["columns"])
-    _keep([path], options["page"])
     view = row_tokens(path, row, model, workspace, **options)
     if as_json:
         print(json.dumps(view, ensure_ascii=False))

@@ -133,18 +133,20 @@ def check(
     columns: Mapping[str, str] | None = None,
     minimum_rows: int = MINIMUM_ROWS,
     each: Callable[[Judged], None] | None = None,
+    progress: Callable[[int, float], None] = lambda rows, share: None,
 ) -> Check:
     """Read every row of every path and say everything that is wrong with it.
 
     Each path (a file, a folder of shards or a glob) is a split of its own: fewer than `minimum_rows` good rows in one
     are a warning, and so is a row that stands in two. `columns` maps our column names to the files'. No row is kept;
-    `each` is called with every row in file order. Raises UsageError for a path that does not exist.
+    `each` is called with every row in file order; `progress` is told now and then how many rows are read, and the share
+    of the bytes, from 0 to 1, as far as that is known. Raises UsageError for a path that does not exist.
     """
     names = columns or {}
     check_names(schema, names)
     listed = [paths] if isinstance(paths, str | Path) else paths
     found = [(str(path), find_files(path)) for path in listed]
-    checker = _Checker(schema, names, each)
+    checker = _Checker(schema, names, each, _Progress(progress, [file for _, (files, _) in found for file in files]))
     for path, (files, said) in found:
         checker.begin(path)
         for place, fault in said:
@@ -260,11 +262,35 @@ def require(checked: Check, *, split: Literal["train", "validation", "test"], on
         raise DataError(what, where=files, fix=f"add rows{why}")
 
 
+class _Progress:
+    """Counts the rows and the bytes that are read; a packed file or a table counts when it is read whole."""
+
+    def __init__(self, tell: Callable[[int, float], None], files: Sequence[Path]) -> None:
+        self._tell = tell
+        self._all = sum(map(_size, files))
+        self._before = self._here = 0  # bytes of the files that are read, and of this one
+        self._rows = 0
+
+    def take(self, rows: int, num_bytes: int = 0) -> None:
+        """Count what was read."""
+        self._rows += rows
+        self._here += num_bytes
+        self._tell(self._rows, min((self._before + self._here) / max(self._all, 1), 1.0))
+
+    def end(self, file: Path) -> None:
+        """Count the whole of a file."""
+        self._before, self._here = self._before + _size(file), 0
+
+
+def _size(file: Path) -> int:
+    return file.stat().st_size if file.is_file() else 0
+
+
 class _Checker:
     """Carries what outlives a file: the findings, the rows seen so far, and the part that is being read."""
 
-    def __init__(self, schema: str, names: Names, each: Callable[[Judged], None] | None) -> None:
-        self.schema, self.names, self.each = schema, names, each
+    def __init__(self, schema: str, names: Names, each: Callable[[Judged], None] | None, progress: _Progress) -> None:
+        self.schema, self.names, self.each, self.progress = schema, names, each, progress
         self.parts: list[Part] = []
         self.files: list[_File] = []
         self.findings: list[Finding] = []
@@ -320,6 +346,7 @@ class _Checker:
         except Unreadable as error:
             self.part.unreadable += 1
             self.say(str(path), None, Fault("unreadable_file", "", error.message, error.fix))
+        self.progress.end(path)
 
 
 class _FileReader:
@@ -339,17 +366,15 @@ class _FileReader:
 
     def read(self, first: list[bytes | Record], more: Iterator[bytes | Record]) -> None:
         """Take every record of the file."""
-        if self.checker.each is not None:
+        are_lines = bool(first) and isinstance(first[0], bytes)
+        with readable():
+            offset = start_of_lines(self.file.path) if are_lines else None
+            pays = are_lines and parallel.pays(self.file.path)
+        if self.checker.each is not None or not are_lines:
             for line, data in records_of(chain(first, more)):
                 self._take_record(line, data, self.checker.each)
+                self.checker.progress.take(1, len(data) if isinstance(data, bytes) and offset is not None else 0)
             return
-        if not first or isinstance(first[0], tuple):
-            for record in chain(first, more):
-                self._take_record(*cast(Record, record), None)
-            return
-        with readable():
-            offset = start_of_lines(self.file.path)
-            pays = parallel.pays(self.file.path)
         if offset is not None and pays:
             judged = parallel.judged(self.file.path, offset, self.judge)
         else:
@@ -359,6 +384,8 @@ class _FileReader:
                 self.file.marks.append(_Mark(self.file.good, self.row, self.lines, offset))
                 offset += verdicts.num_bytes
             self._take_block(verdicts)
+            rows = len(verdicts.lines) + len(verdicts.others)
+            self.checker.progress.take(rows, 0 if offset is None else verdicts.num_bytes)
 
     def _take_record(
         self, line: int, data: bytes | dict[str, Any] | Fault, each: Callable[[Judged], None] | None

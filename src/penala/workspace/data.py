@@ -1,7 +1,7 @@
 """What `penala data` asks of the stages."""
 
 import shlex
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,14 +12,25 @@ if TYPE_CHECKING:
     from penala.conversations.conversation import Conversation
     from penala.conversations.show import Line
 
+Progress = Callable[[int, float], None]
 
-def check_data(paths: list[str], schema: str, columns: Mapping[str, str], out: Path | None = None) -> "Check":
-    """Check every conversation of `paths`, keeping none; write every finding to `out`."""
+
+def check_data(
+    paths: list[str],
+    schema: str,
+    columns: Mapping[str, str],
+    out: Path | None = None,
+    progress: Progress = lambda rows, share: None,
+) -> "Check":
+    """Check every conversation of `paths`, keeping none; write every finding to `out`.
+
+    `progress` is told now and then how many rows are read, and the share of the bytes.
+    """
     from penala.conversations.check import check
 
     if out is not None:
-        _require_writable(out)
-    checked = check(paths, schema=schema, columns=columns)
+        _require_writable(out, paths)
+    checked = check(paths, schema=schema, columns=columns, progress=progress)
     if out is not None:
         checked.write_json(out)
     return checked
@@ -46,7 +57,7 @@ def row_tokens(
     from penala.tokens.view import token_view
 
     if page is not None:
-        _require_writable(page)
+        _require_writable(page, [path])
     judged = rows_from(path, row, 1, schema=schema, columns=columns)[0]
     if judged.conversation is None:
         again = f"penala data show {shlex.quote(str(path))} --row {row}{_options(schema, columns or {})}"
@@ -70,11 +81,11 @@ def report_data(
     max_seq_length: int | None = None,
     epochs: int = 1,
     page: Path | None = None,
-    progress: Callable[[int], None] = lambda rows: None,
+    progress: Progress = lambda rows, share: None,
 ) -> dict[str, Any]:
     """Return the figures of every row of `paths`, in tokens of `model` when there is one; write them to `page` as HTML.
 
-    No row is kept. `progress` is told the number of rows so far, after each.
+    No row is kept. `progress` is told what `check_data` tells it.
     """
     from penala.conversations.check import Judged, check
     from penala.conversations.files import find_files
@@ -82,10 +93,10 @@ def report_data(
     from penala.conversations.report_page import report_page
     from penala.tokens.measure import Meter
 
-    if page is not None:
-        _require_writable(page)
     for path in paths:  # a path that is not there costs no model
         find_files(path)
+    if page is not None:
+        _require_writable(page, paths)
     meter = Meter(_model_folder(model, workspace), model, max_seq_length) if model is not None else None
     collector = Collector()
 
@@ -93,9 +104,8 @@ def report_data(
         collector.take(judged)
         if meter is not None and judged.conversation is not None:
             meter.take(judged.conversation)
-        progress(collector.rows)
 
-    checked = check(paths, schema=schema, columns=columns, each=take)
+    checked = check(paths, schema=schema, columns=columns, each=take, progress=progress)
     again = _options(schema, columns)
     figures = collector.figures(checked, meter.figures(checked) if meter is not None else None, epochs, again)
     if page is not None:
@@ -188,8 +198,13 @@ def _options(schema: str, columns: Mapping[str, str]) -> str:
     return "".join(f" {shlex.quote(word)}" for word in words)
 
 
-def _require_writable(path: Path) -> None:
-    """Raise UsageError now for a file that could not be written later; leave nothing behind."""
+def _require_writable(path: Path, data: Sequence[str | Path]) -> None:
+    """Raise UsageError now for a file that could not be written later, or is one of the data; leave nothing behind."""
+    from penala.conversations.files import find_files
+
+    files = [file for place in data for file in find_files(place).files if file.exists()]
+    if path.exists() and any(map(path.samefile, files)):
+        raise UsageError("is the data itself", where=str(path), fix="name another file to write to")
     is_new = not path.exists()
     try:
         path.open("ab").close()
