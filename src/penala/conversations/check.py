@@ -373,7 +373,7 @@ class _FileReader:
         if self.checker.each is not None or not are_lines:
             for line, data in records_of(chain(first, more)):
                 self._take_record(line, data, self.checker.each)
-                self.checker.progress.take(1, len(data) if isinstance(data, bytes) and offset is not None else 0)
+                self.checker.progress.take(1, len(data) + 1 if isinstance(data, bytes) and offset is not None else 0)
             return
         if offset is not None and pays:
             judged = parallel.judged(self.file.path, offset, self.judge)
