@@ -26,7 +26,7 @@ BEAT = """
 import subprocess
 beat = 'while :; do echo $PENALA_ATTEMPT >> {beats}; sleep 0.01; done'
 subprocess.Popen(["bash", "-c", "(setsid bash -c '" + beat + "' &); (" + beat + ") & wait; " + beat])
-while not os.path.exists({go!r}): time.sleep(0.005)
+while not (os.path.exists({go!r}) and os.path.exists("{beats}")): time.sleep(0.005)
 """
 
 
