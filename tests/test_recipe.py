@@ -66,7 +66,13 @@ def test_the_template_is_a_recipe(tmp_path):
         ({"finetuning": {"train_file_path": "x"}}, r"is not set here; say it under conversations.train"),
         ({"finetuning": {"compute_finetune": "x"}}, r"is a compute, data or task input"),
         ({"conversations": {"train": "a", "validation": "100%"}}, r"conversations.validation: 100% leaves nothing"),
-        ({"endpoint": {"name": "a_b"}}, r"endpoint.name"),
+        (
+            {"conversations": {"train": "a", "test": 10}},
+            r"conversations.test: is 10, .*a share of train is written 10%",
+        ),
+        ({"conversations": "a"}, r"conversations: is 'a', and holds no keys; write its keys below it, .*: train, val"),
+        ({"lora_r": 8}, r"lora_r: unknown key; did you mean 'finetuning.lora_r'\?"),
+        ({"endpoint": {"name": "a_b"}}, r"endpoint.name: is 'a_b', .*; use 3 to 32 letters, digits and '-'"),
         ({"model": {"name": "x", "version": 2}}, r"model.version: is 2, which is no text in YAML; put it into quotes"),
         ({"model": {"name": "x", "tags": {"since": date(2026, 1, 2)}}}, r"tags.since: is 2026-01-02, which is no text"),
         ({"model": {"name": None}}, r"model.name: input should be a valid string \(it is None\)"),
@@ -94,6 +100,17 @@ def test_broken_yaml_names_its_line(tmp_path):
     path.write_text("base_model: x\nconversations: {train: [\n", encoding="utf-8")
 
     with pytest.raises(RecipeError, match=r"recipe.yaml:\d+: is not YAML"):
+        Recipe.load(path)
+
+
+def test_a_key_that_stands_twice_is_refused(tmp_path):
+    """YAML would take the last one without a word."""
+    path = tmp_path / "recipe.yaml"
+    path.write_text(
+        "base_model: x\nconversations: {train: a}\nfinetuning:\n  lora_r: 8\n  lora_r: 16\n", encoding="utf-8"
+    )
+
+    with pytest.raises(RecipeError, match=r"recipe.yaml:5: finetuning.lora_r stands in line 4 already; keep one"):
         Recipe.load(path)
 
 

@@ -58,8 +58,16 @@ _HUB = re.compile(
     r"(?:/(?P<config>[^/]+))?/(?P<split>\w+(?:\.\w+)*)"
 )
 Split = Annotated[str, Field(description="A path, a share of train such as 10%, or none")]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,254}$")]
-EndpointName = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9-]{1,30}[A-Za-z0-9]$")]
+_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,254}$"
+_ENDPOINT_NAME = r"^[A-Za-z][A-Za-z0-9-]{1,30}[A-Za-z0-9]$"
+_COMPUTE_NAME = r"^[A-Za-z][A-Za-z0-9-]{0,30}[A-Za-z0-9]$"
+_IN_WORDS = {
+    _NAME: "up to 255 letters, digits, '.', '_' and '-', first a letter or digit",
+    _ENDPOINT_NAME: "3 to 32 letters, digits and '-', first a letter, last no '-'",
+    _COMPUTE_NAME: "2 to 32 letters, digits and '-', first a letter, last no '-'",
+}
+Name = Annotated[str, Field(pattern=_NAME)]
+EndpointName = Annotated[str, Field(pattern=_ENDPOINT_NAME)]
 
 
 class HubAddress(NamedTuple):
@@ -172,7 +180,7 @@ class Sample(_Part):
 class AzureCompute(_Part):
     """The cluster of the Azure ML workspace that tunes; made when it is not there."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9-]{0,30}[A-Za-z0-9]$")]
+    name: Annotated[str, Field(pattern=_COMPUTE_NAME)]
     size: str = Field(description="Such as Standard_NC24ads_A100_v4; `penala compute sizes` lists them")
     min_instances: int = Field(0, ge=0)
     max_instances: int = Field(1, ge=1)
@@ -402,16 +410,20 @@ def _parse_yaml(text: str, file: Path) -> tuple[dict[str, Any], dict[str, int]]:
     if not isinstance(data, dict):
         raise RecipeError("holds no keys", where=str(file), fix="`penala recipe init` writes a commented recipe")
     lines: dict[str, int] = {}
-    _collect_lines(root, "", lines)
+    _collect_lines(root, "", lines, file)
     return data, lines
 
 
-def _collect_lines(node: Any, prefix: str, lines: dict[str, int]) -> None:
+def _collect_lines(node: Any, prefix: str, lines: dict[str, int], file: Path) -> None:
+    """Note the line of each key. Raises RecipeError for one that stands twice, of which YAML would take the last."""
     if isinstance(node, yaml.MappingNode):
         for key, value in node.value:
-            path = f"{prefix}.{key.value}".lstrip(".")
-            lines[path] = key.start_mark.line + 1
-            _collect_lines(value, path, lines)
+            path, line = f"{prefix}.{key.value}".lstrip("."), key.start_mark.line + 1
+            if path in lines:
+                what = f"{path} stands in line {lines[path]} already"
+                raise RecipeError(what, where=f"{file}:{line}", fix="keep one of them")
+            lines[path] = line
+            _collect_lines(value, path, lines, file)
 
 
 def _override(data: dict[str, Any], override: str) -> None:
@@ -438,11 +450,21 @@ def _plain(error: ErrorDetails) -> RecipeError:
     key = ".".join(location)
     if error["type"] == "extra_forbidden":
         known = _fields(location[:-1])
+        if key in finetuning_inputs():
+            return RecipeError("unknown key", where=key, fix=f"did you mean 'finetuning.{key}'?")
         return RecipeError("unknown key", where=key, fix=near(location[-1], known) or f"known here: {', '.join(known)}")
     if error["type"] == "missing":
         return RecipeError("is missing", where=key, fix=f"{location[0]} needs it" if len(location) > 1 else "add it")
     if error["type"] == "string_type" and not isinstance(error["input"], dict | list | None):
-        return RecipeError(f"is {error['input']}, which is no text in YAML", where=key, fix="put it into quotes")
+        is_share = key in ("conversations.validation", "conversations.test")
+        fix = f"a share of train is written {error['input']}%" if is_share else "put it into quotes"
+        return RecipeError(f"is {error['input']}, which is no text in YAML", where=key, fix=fix)
+    if error["type"] == "model_type":
+        fix = f"write its keys below it, indented: {', '.join(_fields(location))}"
+        return RecipeError(f"is {error['input']!r}, and holds no keys", where=key, fix=fix)
+    if error["type"] == "string_pattern_mismatch":
+        fix = f"use {_IN_WORDS[error['ctx']['pattern']]}"
+        return RecipeError(f"is {error['input']!r}, which is no such name", where=key, fix=fix)
     message = str(error.get("ctx", {}).get("error") or error["msg"])
     what, _, fix = message.partition("; ")
     shown = "" if isinstance(error["input"], dict) else f" (it is {error['input']!r})"
