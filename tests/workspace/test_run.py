@@ -6,9 +6,12 @@ from pathlib import Path
 import pytest
 import yaml
 
+from penala.errors import DataError, UsageError
 from penala.recipe import Recipe
 from penala.workspace.client import Workspace
 from penala.workspace.run import pipeline_inputs, preflight, submit
+
+LEAK = "12 rows of validation stand in train too"
 
 
 @pytest.fixture
@@ -55,6 +58,22 @@ def test_an_added_model_goes_into_the_plan_by_its_files_and_its_name(workspace, 
     assert (record["name"], record["version"], record["created"]) == ("kopi-base", "1", entry.created)
     assert record["finetune_config"] == {"lora_target_modules": ["q_proj"]}
     assert "sources" not in record
+
+
+def test_the_check_says_how_train_is_cut_and_what_is_left_out(load, tmp_path):
+    """What the data step would refuse, or say, is told before anything starts."""
+    rows = (tmp_path / "train.jsonl").read_text()
+    (tmp_path / "bad.jsonl").write_text(rows + "{}\n")
+    notes = preflight(load("conversations.validation=train.jsonl", "conversations.test=none")).notes
+
+    assert notes == ["train: rows 1-12 (12) of 12; validation: 12 rows of its own; no test; " + LEAK]
+    notes = preflight(load("conversations.train=bad.jsonl", "conversations.on_bad_row=drop")).notes
+    assert notes[0].startswith("train: 1 of 13 rows are bad and left out; `penala data check ")
+    assert notes[1].startswith("train: rows 1-10 (10) of 12; validation: rows 11-11 (1), cut off train (10 %); test: ")
+    with pytest.raises(DataError, match=r"recipe.yaml: conversations: 7 of 12 rows are left .*, fewer than 10"):
+        preflight(load("conversations.test=40%", "conversations.validation=none"))
+    with pytest.raises(UsageError, match=r"recipe.yaml: conversations: 60 % and 60 % leave nothing"):
+        preflight(load("conversations.test=60%", "conversations.validation=60%"))
 
 
 def test_a_data_asset_goes_into_the_plan_by_its_kept_file(workspace, make, load, tmp_path):

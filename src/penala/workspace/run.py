@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from penala.assets import is_asset, parse
-from penala.errors import RecipeError
+from penala.errors import DataError, RecipeError, UsageError
 from penala.inputs import PIPELINE
 from penala.workspace import base_models
 from penala.workspace.artifacts import digest, digest_file, move
@@ -19,6 +19,7 @@ from penala.workspace.tail import Deploy, Register, Score, Tail
 
 if TYPE_CHECKING:
     from penala.basemodel.catalogue import Entry
+    from penala.conversations.check import Check
     from penala.recipe import HubAddress, Recipe, Setting
     from penala.workspace.client import Workspace
     from penala.workspace.plan import Plan
@@ -216,19 +217,36 @@ def _place(recipe: "Recipe", workspace: "Workspace | None", path: str) -> Path:
 
 
 def _check_data(recipe: "Recipe", notes: list[str], workspace: "Workspace | None") -> dict[str, dict[str, Any]]:
+    """Check the rows of each split that lies here, and whether train can be cut as the recipe says."""
     from penala.conversations.check import check, require
+    from penala.conversations.split import split
     from penala.recipe import hub_address
 
-    found: dict[str, dict[str, Any]] = {}
-    for split, path in _splits(recipe).items():
+    settings = recipe.conversations
+    paths = _splits(recipe)
+    checked: dict[SplitName, Check] = {}
+    for name, path in paths.items():
         if (address := hub_address(path)) is not None:
-            notes.append(f"{split}: {_look_up(address)}")
+            notes.append(f"{name}: {_look_up(address)}")
             continue
-        settings = recipe.conversations
-        checked = check([_place(recipe, workspace, path)], schema=settings.schema_, columns=settings.columns)
-        require(checked, split=split, on_bad_row=settings.on_bad_row)
-        found[split] = checked.as_dict()
-    return found
+        place = _place(recipe, workspace, path)
+        checked[name] = check([place], schema=settings.schema_, columns=settings.columns)
+        require(checked[name], split=name, on_bad_row=settings.on_bad_row)
+        if bad := checked[name].bad:
+            rows = checked[name].rows
+            notes.append(f"{name}: {bad} of {rows} rows are bad and left out; `penala data check {place}` lists them")
+    if "train" in checked:
+
+        def spec(name: Literal["validation", "test"]) -> "Check | str | None":
+            """Rows on the hub count as rows of their own, which nobody looks at here."""
+            written: str | None = getattr(settings, name)
+            return checked.get(name, "none" if name in paths else written)
+
+        try:
+            notes.append(split(checked["train"], spec("validation"), spec("test")).note)
+        except (DataError, UsageError) as error:
+            raise type(error)(error.what, where=f"{recipe.file}: conversations", fix=error.fix) from None
+    return {name: found.as_dict() for name, found in checked.items()}
 
 
 def _look_up(address: "HubAddress") -> str:
