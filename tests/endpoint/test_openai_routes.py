@@ -58,9 +58,12 @@ def test_a_stream_is_server_sent_events_that_end_with_done(client, question):
     assert all(json.loads(event.removeprefix("data: "))["object"] == "chat.completion.chunk" for event in events[:-2])
 
 
-def test_the_models_are_listed(official):
+def test_the_model_is_listed_and_told_of(official):
     """One: what this deployment serves."""
     assert [model.id for model in official.models.list()] == ["kopitiam:1"]
+    assert official.models.retrieve("kopitiam:1").owned_by == "penala"
+    with pytest.raises(openai.NotFoundError, match="the model here is kopitiam:1"):
+        official.models.retrieve("gpt-4o")
 
 
 def test_stop_and_seed_reach_the_engine(official, question, expected):

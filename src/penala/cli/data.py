@@ -12,6 +12,7 @@ import click
 
 from penala.cli.follow import duration
 from penala.cli.output import harmless, moment, say, table
+from penala.cli.verbs import Verbs
 from penala.errors import UsageError
 
 SHOWN = 20  # findings printed for a person; --json and --out have them all
@@ -40,7 +41,7 @@ def _reading(command: Callable[..., None]) -> Callable[..., None]:
     return click.option("--schema", type=click.Choice(SCHEMAS), default="auto", show_default=True)(column(command))
 
 
-@click.group()
+@click.group(cls=Verbs)
 def command() -> None:
     """Check conversations, look at their tokens, and keep files as data assets."""
 

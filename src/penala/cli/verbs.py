@@ -1,6 +1,7 @@
 """A noun's verbs, as its help page lists them."""
 
 import inspect
+import re
 
 import click
 
@@ -19,4 +20,5 @@ class Verbs(click.Group):
 def _first_sentence(command: click.Command) -> str:
     """Return what a command does, without the example and the full stop at its end."""
     paragraph = inspect.cleandoc(command.help or "").partition("\n\n")[0].replace("\n", " ")
-    return paragraph.partition(", e.g. ")[0].partition(". ")[0].removesuffix(".")
+    sentence = paragraph.partition(", e.g. ")[0]
+    return re.split(r"(?<!\.)\.(?: |$)", sentence)[0]  # PATH... goes on

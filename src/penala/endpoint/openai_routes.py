@@ -71,13 +71,20 @@ def openai_routes(serving: Serving) -> list[Route]:
         head = _head(serving.model, "chat.completion")
         return json_response({**head, "choices": [choice], "usage": _usage(reply)})
 
+    model = {"id": serving.model, "object": "model", "created": serving.created, "owned_by": "penala"}
+
     async def models(request: Request) -> Response:
-        model = {"id": serving.model, "object": "model", "created": serving.created, "owned_by": "penala"}
         return json_response({"object": "list", "data": [model]})
+
+    async def one_model(request: Request) -> Response:
+        if request.path_params["name"] != serving.model:
+            raise Refusal(404, f"the model here is {serving.model}", param="model", code="model_not_found")
+        return json_response(model)
 
     return [
         Route("/v1/chat/completions", chat, methods=["POST"], middleware=[Middleware(Admission, serving=serving)]),
         Route("/v1/models", models),
+        Route("/v1/models/{name}", one_model),
     ]
 
 
