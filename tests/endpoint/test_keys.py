@@ -29,6 +29,23 @@ def test_replaced_keys_leave_no_byte_behind(tmp_path):
     assert os.listdir(tmp_path) == ["keys.json"]
 
 
+def test_keys_that_are_replaced_while_they_are_read_are_read_again(tmp_path, monkeypatch):
+    """A reader that opened the old file may find it blank."""
+    path = tmp_path / "keys.json"
+    write_keys(path, KEYS)
+    new = {**KEYS, "primary_key": "third"}
+
+    def replace_first(path, **options):
+        monkeypatch.undo()
+        with open(path, encoding="utf-8") as old:
+            write_keys(path, new)
+            return old.read()
+
+    monkeypatch.setattr(type(path), "read_text", replace_first)
+
+    assert read_keys(path) == new
+
+
 def test_destroyed_keys_are_gone_with_an_interrupted_replacement(tmp_path):
     """Both files are blanked and removed; destroying twice is no error."""
     write_keys(tmp_path / "keys.json", KEYS)

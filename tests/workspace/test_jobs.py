@@ -1,6 +1,7 @@
 """Jobs of real processes: what they produce, reuse, report, and how they fail and stop."""
 
 import os
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -431,6 +432,26 @@ def test_outputs_can_be_downloaded(workspace: Workspace, two_steps: TwoSteps, tm
         jobs.download(name, None, tmp_path)
     with pytest.raises(NotFound, match="no step 'wrote'; did you mean 'write'"):
         list(jobs.logs(name, "wrote"))
+
+
+def test_a_download_that_breaks_off_leaves_no_part(
+    workspace: Workspace, two_steps: TwoSteps, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same command then works, once there is room."""
+    name = run(workspace.jobs, two_steps())
+
+    def fill_the_disk(source: Path, target: Path) -> None:
+        target.mkdir()
+        (target / "part").write_text("x")
+        raise shutil.Error([(source, target, "No space left on device")])
+
+    with monkeypatch.context() as patched:
+        patched.setattr(shutil, "copytree", fill_the_disk)
+        with pytest.raises(JobError, match=r"result: cannot be written: .*No space left on device"):
+            workspace.jobs.download(name, "result", tmp_path / "to")
+
+    assert list((tmp_path / "to" / "named-outputs").iterdir()) == []
+    assert workspace.jobs.download(name, "result", tmp_path / "to") == [tmp_path / "to" / "named-outputs" / "result"]
 
 
 def test_files_and_equal_outputs_are_kept(workspace: Workspace, make_pipeline: MakePipeline) -> None:

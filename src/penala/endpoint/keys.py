@@ -37,9 +37,16 @@ def write_keys(path: Path, keys: Mapping[str, str]) -> None:
 def read_keys(path: Path) -> dict[str, str]:
     """Return `primary_key` and `secondary_key`; raise EndpointError when the file is gone."""
     try:
-        keys: dict[str, str] = json.loads(path.read_text(encoding="utf-8"))
+        try:
+            return _read(path)
+        except ValueError:  # blanked while it was open here: by now the new file is in its place
+            return _read(path)
     except FileNotFoundError:
         raise EndpointError("the endpoint has no keys", where=str(path), fix="delete and deploy it again") from None
+
+
+def _read(path: Path) -> dict[str, str]:
+    keys: dict[str, str] = json.loads(path.read_text(encoding="utf-8"))
     return keys
 
 

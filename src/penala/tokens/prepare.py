@@ -146,8 +146,8 @@ class _Preparation:
         if self._problems:
             shown = "\n  ".join(self._problems[:SHOWN])
             more = f"\n  and {len(self._problems) - SHOWN} more" if len(self._problems) > SHOWN else ""
-            rows = "1 row" if len(self._problems) == 1 else f"{len(self._problems):,} rows"
-            raise DataError(f"{rows} cannot be trained:\n  {shown}{more}", fix=self._fix())
+            count = "1 row" if len(self._problems) == 1 else f"{len(self._problems):,} rows"
+            raise DataError(f"{count} cannot be trained:\n  {shown}{more}", fix=self._fix())
         self._ledger.check()
         for remark, rows in sorted(self._remarks.items()):
             self._note(f"{remark} (rows: {rows:,})")

@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import sys
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -410,9 +411,13 @@ def _copy(source: Path, target: Path) -> None:
         raise UsageError("exists already", where=str(target), fix="name another folder with --to")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        if source.is_dir():
-            shutil.copytree(source, target)
-        else:
-            shutil.copy2(source, target)
+        # a part, left by a full disk, would pass for the whole
+        with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as work:
+            copy = Path(work) / target.name
+            if source.is_dir():
+                shutil.copytree(source, copy)
+            else:
+                shutil.copy2(source, copy)
+            copy.rename(target)
     except OSError as error:
-        raise JobError(f"cannot be written: {error.strerror}", where=str(target)) from None
+        raise JobError(f"cannot be written: {error.strerror or error}", where=str(target)) from None
