@@ -97,6 +97,27 @@ def test_an_event_that_lacks_its_fields_is_passed_over(workspace: Workspace, two
     assert workspace.jobs.steps(name)[0].figures == {"letters": 5}
 
 
+def test_an_event_with_another_type_than_its_kind_has_is_passed_over(workspace: Workspace, two_steps: TwoSteps) -> None:
+    """A number for a text, or a text for a number, breaks neither the runner nor those who follow the job."""
+    odd = """
+        event(event="figures", figures=[1])
+        event(event="metric", name="loss", value="low")
+        event(event="progress", done=None, total="?", unit="rows")
+        event(event="progress", done=1, total=2, loss="low")
+        event(event="note", text=7)
+        event(event="error", what=7)
+        event(event="error", what="it is so", where=["here"])
+        open(os.environ["PENALA_EVENTS"], "a").write("[" * 100_000 + "\\n")
+        sys.exit(3)
+    """
+    name = run(workspace.jobs, two_steps(write=odd))
+
+    assert not {"figures", "metric", "progress", "note", "error"} & {
+        event.kind for event in workspace.jobs.follow(name)
+    }
+    assert workspace.jobs.result(name)["error"].startswith("step write: ended with exit code 3")
+
+
 def test_of_progress_that_went_by_only_the_last_is_told(workspace: Workspace, two_steps: TwoSteps) -> None:
     """Whoever follows a long job late is told every metric, and not how far it was an hour ago."""
     script = """

@@ -15,14 +15,16 @@ Kind = Literal["job", "step", "stage", "progress", "metric", "note", "error", "f
 STEP_KINDS = frozenset(get_args(Kind)) - {"job", "step", "stage", "log"}  # what a step writes itself
 ENDED = ("Completed", "Failed", "Canceled")
 STAGES = ("register", "assets", "deploy", "score", "mlflow")
-# without which an event of a kind is none; any command may write to its step's file
-_FIELDS = {
-    "progress": {"done", "total"},
-    "metric": {"name", "value"},
-    "note": {"text"},
-    "error": {"what"},
-    "figures": {"figures"},
+# without which an event of a kind is none, and what else is read of it; any command may write to its step's file
+_NUMBER, _TEXT = (int, float), (str,)
+_FIELDS: dict[str, dict[str, tuple[type, ...]]] = {
+    "progress": {"done": _NUMBER, "total": _NUMBER},
+    "metric": {"name": _TEXT, "value": _NUMBER},
+    "note": {"text": _TEXT},
+    "error": {"what": _TEXT},
+    "figures": {"figures": (dict,)},
 }
+_OPTIONAL = {**dict.fromkeys(("loss", "tokens_per_s", "eta_s"), _NUMBER), **dict.fromkeys(("where", "fix"), _TEXT)}
 RUNNER_LOCK = "runner.lock"  # in a job's folder, held while its runner lives
 
 
@@ -68,14 +70,16 @@ class EventFile:
 
 
 def _event(line: bytes) -> dict[str, Any] | None:
-    """Return one event, or None for a line that a killed writer left in pieces, or that lacks what its kind has."""
+    """Return one event, or None for a line that a killed writer left in pieces, or that has not what its kind has."""
     try:
         value = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     if not isinstance(value, dict) or not isinstance(kind := value.get("event"), str):
         return None
-    return value if _FIELDS.get(kind, frozenset()) <= value.keys() else None
+    is_whole = all(isinstance(value.get(name), types) for name, types in _FIELDS.get(kind, {}).items())
+    fits = all(value.get(name) is None or isinstance(value[name], types) for name, types in _OPTIONAL.items())
+    return value if is_whole and fits else None
 
 
 class Follower:
