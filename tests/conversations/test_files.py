@@ -5,6 +5,7 @@ import gzip
 import io
 import json
 import os
+import time
 from pathlib import Path
 
 import pyarrow as pa
@@ -385,6 +386,15 @@ def test_a_broken_element_of_a_printed_list_does_not_hide_the_others(codes):
     text = json.dumps([ROW, SECOND, ROW, SECOND], indent=2).replace('"Kopi?"', '"Kopi?', 1)
 
     assert codes("a.json", text) == {14: ["broken_json"], 26: ["duplicate"]}
+
+
+def test_a_broken_element_with_much_white_space_is_passed_at_once(codes):
+    """What begins the next element is not looked for from each of the spaces."""
+    text = json.dumps([ROW, SECOND]).replace('"Teh tarik?"', '"Teh tarik?' + " " * 100_000)
+    started = time.process_time()
+
+    assert codes("a.json", text) == {1: ["broken_json"]}
+    assert time.process_time() - started < 3  # 2 ms; it was 10 s
 
 
 def test_a_zero_byte_in_a_first_line_makes_no_utf_16(codes, rows):

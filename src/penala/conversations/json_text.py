@@ -190,7 +190,7 @@ def _end_of_value(text: str, start: int) -> tuple[int, bool]:
         indent = text[max(start - _INDENT, 0) : start].rpartition("\n")[2]
         following = -1 if indent.strip() else text.find(f"\n{indent}{text[start]}", start)
         if following < 0 and (opening := _OPENING.match(text, start)):
-            alike = re.compile(rf",?\s*\{{\s*{re.escape(opening[1])}\s*:").search(text, opening.end())
+            alike = re.compile(rf"\{{\s*{re.escape(opening[1])}\s*:").search(text, opening.end())
             following = alike.start() if alike else -1
         return (len(text) if following < 0 else following), False
 
