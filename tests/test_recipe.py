@@ -70,6 +70,10 @@ def test_the_template_is_a_recipe(tmp_path):
             {"conversations": {"train": "a", "test": 10}},
             r"conversations.test: is 10, .*a share of train is written 10%",
         ),
+        (
+            {"conversations": {"train": "a", "validation": False}},
+            r"validation: is False, which is no text in YAML; a share of train is written 10%, and no such rows none",
+        ),
         ({"conversations": "a"}, r"conversations: is 'a', and holds no keys; write its keys below it, .*: train, val"),
         ({"lora_r": 8}, r"lora_r: unknown key; did you mean 'finetuning.lora_r'\?"),
         ({"endpoint": {"name": "a_b"}}, r"endpoint.name: is 'a_b', .*; use 3 to 32 letters, digits and '-'"),
@@ -90,8 +94,19 @@ def test_a_refused_recipe_names_the_line_the_key_and_the_way_out(tmp_path, chang
 
 def test_all_problems_come_at_once(tmp_path):
     """Two typos need one run, not two."""
-    with pytest.raises(RecipeError, match=r"(?s)2 problems.*modle.*setings"):
-        Recipe.load(write(tmp_path, modle={}, setings={}))
+    changes = {"modle": {}, "setings": {}, "finetuning": {"lora_rr": 8}}
+    with pytest.raises(RecipeError, match=r"(?s)3 problems.*modle.*setings.*did you mean 'lora_r'"):
+        Recipe.load(write(tmp_path, **changes))
+    with pytest.raises(RecipeError, match=r"(?s)keys should be strings|valid string"):
+        Recipe.load(write(tmp_path, finetuning={1: 2}))
+
+
+def test_a_version_behind_set_is_text(tmp_path):
+    """A shell eats the quotes of "2"."""
+    recipe = write(tmp_path, model={"name": "kopi", "version": "1"})
+
+    assert Recipe.load(recipe, ["model.version=2"]).model.version == "2"
+    assert Recipe.load(recipe, ["model.version=null"]).model.version is None
 
 
 def test_broken_yaml_names_its_line(tmp_path):

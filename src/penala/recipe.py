@@ -286,11 +286,15 @@ class Recipe(_Part):
         try:
             recipe = cls.model_validate(data)
         except ValidationError as error:
-            raise _translate(error.errors(), file, lines) from None
-        recipe._folder, recipe._file, recipe._overrides = file.absolute().parent, file.absolute(), tuple(overrides)
-        problems = [_located(problem, file, lines) for problem in finetuning_problems(recipe.finetuning)]
+            problems = [_plain(problem) for problem in error.errors()]
+            inputs = data.get("finetuning")
+            if isinstance(inputs, dict) and all(isinstance(name, str) for name in inputs):
+                problems += finetuning_problems(inputs)
+        else:
+            recipe._folder, recipe._file, recipe._overrides = file.absolute().parent, file.absolute(), tuple(overrides)
+            problems = finetuning_problems(recipe.finetuning)
         if problems:
-            raise _joined(problems)
+            raise _joined([_located(problem, file, lines) for problem in problems])
         return recipe
 
 
@@ -436,13 +440,11 @@ def _override(data: dict[str, Any], override: str) -> None:
         if not isinstance(data, dict):
             raise RecipeError(f"{parent} holds no keys", where=f"--set {override}")
     try:
-        data[last] = yaml.safe_load(text)
+        value = yaml.safe_load(text)
     except (yaml.YAMLError, ValueError):
-        data[last] = text
-
-
-def _translate(errors: Sequence[ErrorDetails], file: Path, lines: Mapping[str, int]) -> RecipeError:
-    return _joined([_located(_plain(error), file, lines) for error in errors])
+        value = text
+    # a version is text, and a shell has eaten the quotes that would say so
+    data[last] = text if key.strip() == "model.version" and value is not None else value
 
 
 def _plain(error: ErrorDetails) -> RecipeError:
@@ -457,7 +459,7 @@ def _plain(error: ErrorDetails) -> RecipeError:
         return RecipeError("is missing", where=key, fix=f"{location[0]} needs it" if len(location) > 1 else "add it")
     if error["type"] == "string_type" and not isinstance(error["input"], dict | list | None):
         is_share = key in ("conversations.validation", "conversations.test")
-        fix = f"a share of train is written {error['input']}%" if is_share else "put it into quotes"
+        fix = "a share of train is written 10%, and no such rows none" if is_share else "put it into quotes"
         return RecipeError(f"is {error['input']}, which is no text in YAML", where=key, fix=fix)
     if error["type"] == "model_type":
         fix = f"write its keys below it, indented: {', '.join(_fields(location))}"
