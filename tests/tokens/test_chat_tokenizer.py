@@ -146,6 +146,8 @@ def test_arguments_in_openais_format_are_written_as_json_once(
     call["function"]["arguments"] = "two"
     said = '"two"' if "tojson" in written else "two"
     assert f'"arguments": {said}}}' in tokenizer.render(row.messages)
+    call["function"]["arguments"] = '{"a": ' * 5000 + "1" + "}" * 5000  # too deep to be read
+    assert tokenizer.training_tokens(row).num_supervised > 5000
 
 
 def test_a_call_that_the_template_drops_is_refused(tokenizer_of, conversation):

@@ -11,6 +11,7 @@ from penala.package.write import write_package
 from penala.tokens.chat_tokenizer import ChatTokenizer
 from penala.tokens.lock import FILE, TemplateLock
 from penala.tokens.prepare import PrepareSettings, prepare
+from penala.tokens.template import ChatTemplate
 
 TURNS = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
@@ -51,6 +52,17 @@ def test_each_conversation_has_the_template_that_transformers_takes(model, conve
         text = tokenizer.render(row.messages, tools=tools)
         assert text == other.apply_chat_template(messages, tools=tools, tokenize=False)
         assert ("Harga" in text) == (tools is not None)
+
+
+def test_arguments_stay_text_for_a_tool_template_that_writes_texts():
+    """The default template writes no call, and says nothing about what "tool_use" takes."""
+    call = {"type": "function", "function": {"name": "price", "arguments": '{"dish":"kaya"}'}}
+    calls = "{% for call in m.tool_calls %}{{ call.function.arguments }}{% endfor %}"
+    source = TEMPLATES["tool_use"].replace("{{ m.content }}", calls)
+    template = ChatTemplate({"default": TURNS, "tool_use": source}, {})
+
+    text = template.render([{"role": "assistant", "content": "", "tool_calls": [call]}], tools=[TOOL])
+    assert '{"dish":"kaya"}' in text
 
 
 def test_named_templates_travel_from_import_to_package(model, conversation, tmp_path):

@@ -17,6 +17,7 @@ import jinja2.nodes
 import jinja2.parser
 import jinja2.sandbox
 
+from penala.conversations.decode import decode_text
 from penala.errors import TokensError
 
 FILE = "chat_template.jinja"
@@ -83,10 +84,14 @@ class ChatTemplate:
             {"role": "user", "content": "a"},
             {"role": "assistant", "content": "", "tool_calls": [call]},
         ]
-        try:
-            return function["arguments"] in self.render_plain(messages, None, False, datetime.now())
-        except TokensError:
-            return False
+        tool = {"type": "function", "function": {"name": "price", "description": "b", "parameters": {}}}
+        for tools in ([tool], None):  # "tool_use" may write calls, and "default" none
+            try:
+                if function["arguments"] in self.render_plain(messages, tools, False, datetime.now()):
+                    return True
+            except TokensError:
+                continue
+        return False
 
     def render_plain(self, messages: Sequence[dict[str, Any]], tools: Any, prompt: bool, now: datetime) -> str:
         """Do what `render` does with messages made by `message`, and tools made by `plain`."""
@@ -141,11 +146,10 @@ def _with_arguments_read(call: Any) -> Any:
     text = function.get("arguments") if isinstance(function, dict) else None
     if not isinstance(function, dict) or not isinstance(text, str):
         return call
-    try:
-        arguments = json.loads(text)
-    except ValueError:
+    arguments, faults = decode_text(text)  # which is no object where the check of the data would warn of it
+    if faults or not isinstance(arguments, dict):
         return call
-    return {**call, "function": {**function, "arguments": arguments}} if isinstance(arguments, dict) else call
+    return {**call, "function": {**function, "arguments": arguments}}
 
 
 def message_dict(message: Any) -> dict[str, Any]:
