@@ -49,6 +49,26 @@ def test_another_schema_is_written_as_messages(azure, recipe, on_azure, place):
     assert inputs(azure) == {f"{split}_file_path": f"{split}.jsonl" for split in ("train", "validation", "test")}
 
 
+def test_what_is_written_for_our_components_is_read_as_messages(azure, recipe, on_azure, place):
+    """Several files of another schema become one of messages, and the job says so."""
+    turns = [{"from": "human", "value": "Teh?"}, {"from": "gpt", "value": "Tarik."}]
+    (place / "data" / "more").mkdir()
+    for name in ("a", "b"):
+        rows = "".join([json.dumps({"talk": turns}) + "\n"] * 10)
+        (place / "data" / "more" / f"{name}.jsonl").write_text(rows, encoding="utf-8")
+    recipe(conversations={"train": "data/more", "schema": "sharegpt", "columns": {"conversations": "talk"}})
+
+    code, _, err = on_azure("--no-deploy", "--components", "penala")
+
+    assert code == 0, err
+    (data,) = (data for name, data in uploaded(azure).items() if name == "train.jsonl")
+    assert json.loads(data.splitlines()[0])["messages"][1] == {"role": "assistant", "content": "Tarik."}
+    (job,) = azure.proxy.sent("PUT", "/jobs/")
+    sent = job.json["properties"]["jobs"]["chat_completion_pipeline"]["inputs"]
+    assert sent["conversation_schema"]["value"] == "messages"
+    assert "column_mapping" not in sent
+
+
 def test_a_share_of_train_is_cut_here(azure, recipe, on_azure):
     """Azure's component has no input for a share."""
     recipe(conversations={"train": "data/train.jsonl", "validation": "10%", "test": "5%"})

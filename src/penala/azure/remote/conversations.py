@@ -66,22 +66,22 @@ def check_all(recipe: Recipe, *, cache: Cache | None, report: Report = lambda ev
     return done
 
 
-def inputs(
-    recipe: Recipe, checked: Checked, components: Components, folder: Path
-) -> tuple[dict[str, Input], list[str]]:
+def inputs(recipe: Recipe, checked: Checked, components: Components, folder: Path) -> tuple[dict[str, Any], list[str]]:
     """Return the data inputs of the pipeline and what to tell; what has to be written anew goes into `folder`.
 
     Raises DataError for splits that are too small.
     """
     notes: list[str] = []
     files = _as_they_are(recipe, checked.files, components)
+    read: dict[str, Any] = {}  # how our own components read what is written; Azure's read messages only
     if not files and checked.files:
         files, notes = _written(recipe, checked, components, folder)
+        read = {"conversation_schema": "messages", "column_mapping": None} if components == "penala" else {}
     named = {f"{split}_file_path": str(path) for split, path in files.items()}
     named |= {f"{split}_file_path": asset for split, asset in checked.assets.items()}
     if forgetting := recipe.evaluation.get("forgetting"):
         named["forgetting_file_path"] = str(recipe.path(forgetting))
-    return {name: Input(type="uri_file", path=path) for name, path in named.items()}, notes
+    return read | {name: Input(type="uri_file", path=path) for name, path in named.items()}, notes
 
 
 def _as_they_are(recipe: Recipe, files: Mapping[str, "Check"], components: Components) -> dict[str, Path]:
