@@ -89,6 +89,63 @@ def test_the_job_says_what_the_recipe_sets_and_no_default(project, penala):
     assert "weight_decay" not in given
 
 
+def test_a_base_model_and_conversations_of_the_workspace_are_found(project, penala, chat_model):
+    """Names in a recipe mean the same as in `run`."""
+    with Workspace.open(project / "ws", create=True) as workspace:
+        workspace.models.add("kopi-base", str(chat_model))
+        workspace.data.add("chats", project / "train.jsonl")
+    names = ("--set", "base_model=kopi-base", "--set", "conversations.train=azureml:chats:1")
+
+    done = penala("recipe", "export", "recipe.yaml", "out", *names)
+
+    assert done.returncode == 0, done.stderr
+    inputs = load_job(project / "out" / "job.yml").inputs
+    assert (project / "out" / inputs["pytorch_model_path"].path).resolve() == chat_model
+    assert (project / "out" / inputs["train_file_path"].path).is_file()
+
+
+def test_several_files_of_a_split_become_one(project, penala):
+    """The SDK sends no folder as a uri_file."""
+    talk = [{"from": "human", "value": "kopi?"}, {"from": "gpt", "value": "teh"}]
+    (project / "data").mkdir()
+    for name in ("a", "b"):
+        (project / "data" / f"{name}.jsonl").write_text("".join([json.dumps({"talk": talk}) + "\n"] * 10))
+    recipe = yaml.safe_load((project / "recipe.yaml").read_text())
+    recipe["conversations"] |= {"train": "data", "schema": "sharegpt", "columns": {"conversations": "talk"}}
+    (project / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+
+    done = penala("recipe", "export", "recipe.yaml", "out")
+
+    assert done.returncode == 0, done.stderr
+    job = yaml.safe_load((project / "out" / "job.yml").read_text())
+    assert job["inputs"]["train_file_path"] == {"type": "uri_file", "path": "data/train.jsonl"}
+    rows = [json.loads(line) for line in (project / "out" / "data" / "train.jsonl").read_text().splitlines()]
+    assert [row["messages"][1]["content"] for row in rows] == ["teh"] * 20
+    given = job["jobs"][PIPELINE]["inputs"]
+    assert (given["conversation_schema"], given.get("column_mapping")) == ("messages", None)
+    assert f"{Path('out', 'data')} holds the conversations as JSON lines" in done.stderr
+
+
+def test_what_azure_would_refuse_is_said(project, penala):
+    """A managed endpoint waits three minutes at most; a retired size can be had no more."""
+    long, gone = "endpoint.request_settings.request_timeout_ms=600000", "azureml.compute.size=Standard_NC6s_v3"
+
+    done = penala("recipe", "export", "recipe.yaml", "out", "--set", long, "--set", gone)
+
+    assert done.returncode == 0, done.stderr
+    assert "warning: endpoint.request_settings.request_timeout_ms: is longer than a managed endpoint" in done.stderr
+    assert "warning: azureml.compute.size: Standard_NC6s_v3 was retired on 2025-09-30" in done.stderr
+
+
+def test_what_is_refused_leaves_no_folder(project, penala):
+    """So that the same command works once the recipe is mended."""
+    done = penala("recipe", "export", "recipe.yaml", "out", "--set", "azureml.compute.size=Standard_Nope")
+
+    assert done.returncode == 2
+    assert "no size is called 'Standard_Nope'" in done.stderr
+    assert not (project / "out").exists()
+
+
 @pytest.mark.slow
 def test_the_same_file_runs_here(project, penala):
     """And registers the model that it names."""

@@ -8,11 +8,13 @@ from typing import Any
 import yaml
 from azure.ai.ml import load_component, load_compute, load_job, load_online_deployment, load_online_endpoint
 
+from penala.azure.remote.conversations import SPLITS
+from penala.azure.remote.offline import deployment_problems, size_problems
 from penala.azure.remote.own_components import write_components
 from penala.azure.remote.preflight import CLUSTER_INPUTS
 from penala.azure.remote.serve import LIVENESS, READINESS
 from penala.azure.remote.submit import OUTPUT
-from penala.errors import UsageError
+from penala.errors import PenalaError, UsageError
 from penala.inputs import PIPELINE, component_inputs
 from penala.recipe import AzureML, Recipe
 from penala.workspace.client import Workspace
@@ -35,22 +37,27 @@ def export(
     """Write the job, its components, its compute, and its endpoint with a deployment into a new or empty folder.
 
     Everything is checked as it is before a run, and read back with the SDK's own loaders. Conversations stay where they
-    are; those of a hub are fetched into the workspace's cache. Returns the files but for the components. Raises
-    UsageError for a folder that holds something.
+    are, but where a split is several files; those of a hub are fetched into the workspace's cache. Returns the files
+    but for the components. Raises UsageError for a folder that holds something.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UsageError("is not empty", where=str(folder), fix="name a new folder")
-    checked = preflight(recipe)
+    checked = preflight(recipe, workspace)
     for note in checked.notes:
         report({"event": "note", "text": note})
-    inputs = pipeline_inputs(workspace, recipe, checked, report)
-    load_component(write_components(folder / "components"))
-    documents = {"job.yml": _job(recipe, folder, inputs), **_machines(recipe)}
+    for problem in _refused_there(recipe):
+        report({"event": "note", "text": f"warning: {problem}"})
+    machines, cluster = _machines(recipe), _cluster(recipe)
     if recipe.endpoint is not None:
         if recipe.azureml is None or recipe.azureml.instance_type is None:
             text = f"deployment.yml says {INSTANCE}; azureml.instance_type of the recipe chooses another size"
             report({"event": "note", "text": text})
-        documents |= {"endpoint.yml": _endpoint(recipe), "deployment.yml": _deployment(recipe)}
+        machines |= {"endpoint.yml": _endpoint(recipe), "deployment.yml": _deployment(recipe)}
+    inputs = pipeline_inputs(workspace, recipe, checked, report)
+    folder.mkdir(parents=True, exist_ok=True)
+    inputs = _one_file_each(recipe, inputs, folder / "data", report) | cluster
+    load_component(write_components(folder / "components"))
+    documents = {"job.yml": _job(recipe, folder, inputs), **machines}
     for name, document in documents.items():
         file = folder / name
         file.write_text(yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=10_000), encoding="utf-8")
@@ -58,10 +65,41 @@ def export(
     return [folder / name for name in documents]
 
 
+def _refused_there(recipe: Recipe) -> list[PenalaError]:
+    """Return why `run --on azureml` would refuse the machines."""
+    given = recipe.azureml or AzureML()
+    given = given.model_copy(update={"instance_type": given.instance_type or INSTANCE})
+    found = size_problems(given.compute.size, "azureml.compute.size", "penala", given) if given.compute else []
+    return found if recipe.endpoint is None else [*found, *deployment_problems(recipe, given)]
+
+
+def _one_file_each(
+    recipe: Recipe, inputs: dict[str, Any], folder: Path, report: Callable[[dict[str, Any]], None]
+) -> dict[str, Any]:
+    """Write all splits into `folder` where one is a folder, which the SDK does not send as a uri_file."""
+    from penala.conversations.check import check, require
+    from penala.conversations.conversation import write_jsonl
+
+    paths = {split: Path(inputs[name]) for split in SPLITS if (name := f"{split}_file_path") in inputs}
+    if all(path.is_file() for path in paths.values()):
+        return inputs
+    folder.mkdir()
+    said, written = recipe.conversations, dict[str, Any](conversation_schema="messages")
+    for split, path in paths.items():
+        checked = check([path], schema=said.schema_, columns=said.columns)
+        require(checked, split=split, on_bad_row=said.on_bad_row)
+        file = folder / f"{split}.jsonl"
+        with file.open("wb") as lines:
+            write_jsonl(lines, checked.conversations)
+        written[f"{split}_file_path"] = str(file)
+    report({"event": "note", "text": f"{folder} holds the conversations as JSON lines: Azure takes one file a split"})
+    return {name: value for name, value in inputs.items() if name != "column_mapping"} | written
+
+
 def _job(recipe: Recipe, folder: Path, inputs: Mapping[str, Any]) -> dict[str, Any]:
     specs = component_inputs(PIPELINE)
     data, literals = {}, {}
-    for name, value in (dict(inputs) | _cluster(recipe)).items():
+    for name, value in inputs.items():
         spec = specs[name]
         if spec.is_data:
             data[name] = {"type": spec.type, "path": os.path.relpath(value, folder)}

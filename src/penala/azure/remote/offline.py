@@ -42,7 +42,7 @@ def check_here(
         problems += size_problems(given.compute.size, "azureml.compute.size", components, given)
     notes = []
     if deploy and recipe.endpoint is not None:
-        problems += _deployment_problems(recipe, given)
+        problems += deployment_problems(recipe, given)
         if recipe.endpoint.port is not None:
             notes.append("endpoint.port has no effect on Azure")
     if components == "azureml":
@@ -93,7 +93,7 @@ def size_problems(name: str, key: str, components: Components | None, given: Azu
     return problems
 
 
-def _deployment_problems(recipe: Recipe, given: AzureML) -> list[PenalaError]:
+def deployment_problems(recipe: Recipe, given: AzureML) -> list[PenalaError]:
     assert recipe.endpoint is not None
     problems: list[PenalaError] = []
     if given.instance_type is None:
