@@ -436,6 +436,8 @@ def test_a_run_requires_good_rows(write, rows):
     require(few, split="test")
     with pytest.raises(DataError, match=r"train has 0 good rows of 1, fewer than 10; .*says what is wrong"):
         require(check(write("bad.jsonl", [{}])), split="train", on_bad_row="drop")
+    with pytest.raises(DataError, match=r"`penala data check '.*/my data.jsonl'` lists them all"):
+        require(check(write("my data.jsonl", [{}])), split="train")
     with pytest.raises(DataError, match="test has 0 good rows, fewer than 1"):
         require(none, split="test")
 

@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import json
+import shlex
 from array import array
 from bisect import bisect_left
 from collections import Counter
@@ -247,19 +248,20 @@ def require(checked: Check, *, split: Literal["train", "validation", "test"], on
     unreadable = [finding for finding in errors if finding.line is None]
     if unreadable:
         raise DataError(unreadable[0].message, where=unreadable[0].file, fix=unreadable[0].fix)
-    files = " ".join(part.path for part in checked.parts)
+    files = [part.path for part in checked.parts]
+    again = f"`penala data check {shlex.join(files)}`"
     if errors and on_bad_row == "error":
         raise DataError(
             f"{checked.bad} of {checked.rows} rows of {split} are bad, the first: {errors[0]}",
             where=f"{errors[0].file}:{errors[0].line}",
-            fix=f"`penala data check {files}` lists them all; on_bad_row: drop leaves them out",
+            fix=f"{again} lists them all; on_bad_row: drop leaves them out",
         )
     needed = MINIMUM_ROWS if split == "train" else 1
     if checked.good < needed:
         of_all = f" of {checked.rows}" if checked.bad else ""
-        why = f"; `penala data check {files}` says what is wrong with the others" if checked.bad else ""
+        why = f"; {again} says what is wrong with the others" if checked.bad else ""
         what = f"{split} has {_count(checked.good, 'good row')}{of_all}, fewer than {needed}"
-        raise DataError(what, where=files, fix=f"add rows{why}")
+        raise DataError(what, where=" ".join(files), fix=f"add rows{why}")
 
 
 class _Progress:
