@@ -128,6 +128,17 @@ def test_a_name_may_begin_with_a_tilde(workspace, tmp_path, monkeypatch):
     assert workspace.data.path(workspace.data.add("rows", "~$rows.csv")).name == "~$rows.csv"
 
 
+def test_a_read_only_folder_is_kept_in_one_that_can_move(workspace, tmp_path):
+    """The folder of the user's stays as it is."""
+    folder = tmp_path / "rows"
+    folder.mkdir()
+    (folder / "rows.csv").write_text("a,b\n")
+    folder.chmod(0o555)
+    kept = workspace.data.path(workspace.data.add("rows", folder))
+
+    assert (kept.stat().st_mode & 0o777, folder.stat().st_mode & 0o777) == (0o755, 0o555)
+
+
 def test_an_output_of_a_job_is_not_copied(workspace):
     """It lies under its digest already."""
     (workspace.artifacts / "abc").mkdir()

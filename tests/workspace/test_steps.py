@@ -201,6 +201,18 @@ def test_links_in_an_output_become_what_they_lead_to(run: Run, workspace: Worksp
     assert "neither file nor folder" in workspace.jobs.result(pipe)["error"]
 
 
+def test_a_read_only_output_is_kept(run: Run, workspace: Workspace, tmp_path: Path) -> None:
+    """Only its owner's write bit lets a folder move; here that is looked for, since root needs none."""
+    command = "bash -c 'mkdir $1/in && touch $1/in/x outputs/x && chmod -R a-w $1 outputs{0}' - ${{{{outputs.out}}}}"
+    done, failed = run(step("main", command.format(""))), run(step("main", command.format("; false")))
+    path = workspace.jobs.outputs(done)["main_out"]
+    assert path is not None
+    workspace.jobs.download(failed, None, tmp_path / "to")
+
+    for folder in (path, path / "in", tmp_path / "to" / "artifacts" / "main" / "outputs"):
+        assert folder.stat().st_mode & 0o700 == 0o700
+
+
 def test_a_step_finds_the_variables_of_an_azure_job(run: Run, workspace: Workspace) -> None:
     """Ids, experiment, its own variables; a command job's run is the job itself."""
     names = ("AZUREML_RUN_ID", "AZUREML_ROOT_RUN_ID", "AZUREML_EXPERIMENT_NAME", "COLOUR", "PENALA_ATTEMPT")

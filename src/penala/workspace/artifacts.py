@@ -5,6 +5,7 @@ import json
 import os
 import platform
 import shutil
+import stat
 import sys
 import tempfile
 import time
@@ -97,6 +98,7 @@ def keep(store: Store, folder: Path) -> str:
 
     Where that content is there already, the folder stays where it is.
     """
+    loosen(folder)
     found = digest_of(folder)
     if not claim(store, found):
         sync_files(folder / name for name in file_names(folder))
@@ -126,6 +128,25 @@ def move(source: Path, target: Path) -> None:
     except OSError:
         if not target.exists():
             raise
+
+
+def loosen(folder: Path | str) -> None:
+    """Let the owner write into a folder and all below it: the kernel neither moves nor empties a read-only one."""
+    mode = os.lstat(folder).st_mode
+    if not stat.S_ISDIR(mode):
+        return
+    if mode & stat.S_IRWXU != stat.S_IRWXU:
+        os.chmod(folder, mode | stat.S_IRWXU)
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                loosen(entry.path)
+
+
+def remove(folder: Path) -> None:
+    """Remove a folder, also one that was made read-only."""
+    loosen(folder)
+    shutil.rmtree(folder)
 
 
 def sync_files(files: Iterable[Path]) -> None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from penala.errors import JobError, NotFound, PenalaError, UsageError, near
 from penala.workspace import shim
-from penala.workspace.artifacts import Digests, digest
+from penala.workspace.artifacts import Digests, digest, loosen
 from penala.workspace.events import ENDED, RUNNER_LOCK, Event, Follower
 from penala.workspace.plan import File, Plan
 from penala.workspace.store import JobRow, JobSummary, StepRow, explain
@@ -418,6 +418,7 @@ def _copy(source: Path, target: Path) -> None:
                 shutil.copytree(source, copy)
             else:
                 shutil.copy2(source, copy)
+            loosen(copy)
             copy.rename(target)
     except OSError as error:
         raise JobError(f"cannot be written: {error.strerror or error}", where=str(target)) from None

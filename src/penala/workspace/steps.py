@@ -8,6 +8,7 @@ jobs/JOB/STEP/attempt-N/work/  the command's working folder: a copy of the code,
 artifacts/DIGEST               an output, ./outputs or ./logs, once its step is done
 """
 
+import contextlib
 import json
 import os
 import shutil
@@ -19,7 +20,17 @@ from typing import TYPE_CHECKING, Any
 
 from penala.errors import JobError
 from penala.workspace import shim
-from penala.workspace.artifacts import Digests, digest, digest_of, environment_id, file_names, move, sync_files
+from penala.workspace.artifacts import (
+    Digests,
+    digest,
+    digest_of,
+    environment_id,
+    file_names,
+    loosen,
+    move,
+    remove,
+    sync_files,
+)
 from penala.workspace.commands import fill, render
 from penala.workspace.events import EventFile
 from penala.workspace.overlay import INSTALLS, make_overlay
@@ -151,7 +162,7 @@ class StepFolder:
         """Make the working folder: what the component's code was when the job was made, in files of its own."""
         work = self.work(number)
         if work.exists():  # of a runner that died right here
-            shutil.rmtree(work)
+            remove(work)
         if self.step.source is None:
             work.mkdir(parents=True)
         else:
@@ -165,7 +176,7 @@ class StepFolder:
 
     def _prepare_outputs(self, number: int) -> None:
         if not self.step.resumable and (self.folder / "outputs").exists():
-            shutil.rmtree(self.folder / "outputs")
+            remove(self.folder / "outputs")
         for name, kind in self.step.outputs.items():
             place = self.output(name, number)
             (place.parent if kind == "uri_file" else place).mkdir(parents=True, exist_ok=True)
@@ -229,7 +240,8 @@ class StepFolder:
             if not target.exists():
                 return False
         for folder in (self.folder / "outputs", self.work(number), self._python(number)):
-            shutil.rmtree(folder, ignore_errors=True)
+            with contextlib.suppress(OSError):
+                remove(folder)
         shim.sync_folder(self.workspace / "artifacts")
         return True
 
@@ -280,6 +292,7 @@ def _copy_writable(source: str, target: str) -> None:
 
 def _settle(place: Path) -> None:
     """Put what symbolic links of an output lead to in their place, so that it can move; refuse what is no file."""
+    loosen(place)
     for path in [place, *place.rglob("*")]:
         if path.is_symlink():
             target = path.resolve()
@@ -287,6 +300,7 @@ def _settle(place: Path) -> None:
                 raise JobError(f"its output holds a link to {target}, which cannot be kept", where=str(path))
             path.unlink()
             (shutil.copytree if target.is_dir() else shutil.copy2)(target, path)
+            loosen(path)
         elif not path.is_dir() and not path.is_file():
             raise JobError("its output holds something that is neither file nor folder", where=str(path))
 

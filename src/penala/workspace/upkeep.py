@@ -15,7 +15,7 @@ from typing import Any
 
 from penala.errors import WorkspaceError
 from penala.workspace import shim
-from penala.workspace.artifacts import CLAIM, CLAIM_S
+from penala.workspace.artifacts import CLAIM, CLAIM_S, remove
 from penala.workspace.events import ENDED, RUNNER_LOCK
 from penala.workspace.filesystem import MOUNTINFO, mount_of
 from penala.workspace.garbage import OUTPUTS_GONE, Garbage, artifacts, digests_in, files, find_garbage, named_by, stats
@@ -158,7 +158,7 @@ def _remove_leftover(store: Store, path: Path, jobs: Path) -> None:
 def _remove(path: Path) -> None:
     with contextlib.suppress(FileNotFoundError):  # whoever wrote it has just removed it
         if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
+            remove(path)
         else:
             path.unlink()
 
