@@ -9,7 +9,12 @@ import pytest
 from azure.ai.ml import MLClient
 from azure.ai.ml.entities import AmlCompute, Model, OnlineEndpoint
 from azure.ai.ml.exceptions import JobException, ValidationException
-from azure.core.exceptions import HttpResponseError, ResourceNotFoundError
+from azure.core.exceptions import (
+    ClientAuthenticationError,
+    HttpResponseError,
+    ResourceNotFoundError,
+    ServiceRequestTimeoutError,
+)
 from azure.core.polling import LROPoller
 
 from penala.azure import LocalMLClient
@@ -195,12 +200,31 @@ def test_errors_become_the_sdk_s(ours, theirs):
     assert "here: a; mend it" in str(as_sdk(ours))
 
 
+@pytest.mark.parametrize(
+    ("status", "theirs"),
+    [
+        (400, HttpResponseError),
+        (401, ClientAuthenticationError),
+        (404, ResourceNotFoundError),
+        (408, ServiceRequestTimeoutError),
+        (424, HttpResponseError),
+    ],
+)
+def test_what_an_endpoint_answers_becomes_what_the_sdk_s_invoke_raises(status, theirs):
+    """With the status, where the SDK's type has one."""
+    made = as_sdk(EndpointError(f"answered {status}: no"))
+
+    assert type(made) is theirs
+    assert getattr(made, "status_code", status) == status
+
+
 def test_a_missing_endpoint_is_what_the_sdk_says(tmp_path):
     """Through the client, too."""
     client = LocalMLClient(path=tmp_path / "ws")
 
-    with pytest.raises(ResourceNotFoundError, match="there is no endpoint 'chat'"):
+    with pytest.raises(ResourceNotFoundError, match="there is no endpoint 'chat'") as raised:
         client.online_endpoints.get("chat")
+    assert raised.value.status_code == 404
     with pytest.raises(TypeError):
         client.create_or_update(OnlineEndpoint)
 

@@ -70,6 +70,9 @@ def test_a_deployment_answers_and_takes_no_traffic_of_its_own_accord(client, mod
     assert (blue.provisioning_state, blue.model, blue.instance_type) == ("Succeeded", model.id, "Standard_NC6s_v3")
     assert (blue.request_settings.request_timeout_ms, blue.liveness_probe.initial_delay) == (90000, 600)
     assert client.online_endpoints.get(NAME).traffic == {"blue": 0}
+    with pytest.raises(ResourceNotFoundError, match="has traffic; give one traffic") as raised:
+        client.online_endpoints.invoke(NAME, request_file=tmp_path / "request.json")
+    assert raised.value.status_code == 404
     asked = client.online_endpoints.invoke(NAME, request_file=tmp_path / "request.json", deployment_name="blue")
     assert isinstance(json.loads(asked)["output"], str | list)
 

@@ -1,12 +1,28 @@
 """penala's errors as the SDK's exceptions, which notebooks catch."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from azure.ai.ml.exceptions import ErrorCategory, ErrorTarget, JobException, ValidationErrorType, ValidationException
-from azure.core.exceptions import AzureError, HttpResponseError, ResourceNotFoundError
+from azure.core.exceptions import (
+    AzureError,
+    ClientAuthenticationError,
+    HttpResponseError,
+    ResourceExistsError,
+    ResourceNotFoundError,
+    ServiceRequestTimeoutError,
+)
 
-from penala.errors import DataError, JobError, NotFound, PenalaError, RecipeError, UsageError
+from penala.errors import DataError, EndpointError, JobError, NotFound, PenalaError, RecipeError, UsageError
+
+_ANSWERED = re.compile(r"answered (\d{3}): ")  # an EndpointError holds the status in its words only
+_ANSWERS: dict[int, type[AzureError]] = {  # what the SDK's invoke makes of a status
+    401: ClientAuthenticationError,
+    404: ResourceNotFoundError,
+    408: ServiceRequestTimeoutError,
+    409: ResourceExistsError,
+}
 
 
 @contextmanager
@@ -21,11 +37,13 @@ def sdk_exceptions() -> Iterator[None]:
 def as_sdk(error: PenalaError) -> AzureError:
     """Return the exception of the SDK that means the same, with all of the error's text."""
     if isinstance(error, NotFound):
-        return ResourceNotFoundError(str(error))
+        return not_found(str(error))
     if isinstance(error, UsageError | RecipeError | DataError):
         return refusal(str(error))
     if isinstance(error, JobError):
         return JobException(message=str(error), no_personal_data_message="a job failed")
+    if isinstance(error, EndpointError) and (answer := _ANSWERED.match(error.what)):
+        return _with_status(_ANSWERS.get(int(answer[1]), HttpResponseError)(str(error)), int(answer[1]))
     return HttpResponseError(str(error))
 
 
@@ -40,6 +58,17 @@ def expect_name(name: object, what: str) -> None:
     if not isinstance(name, str) or not name:
         given = repr(name) if name in (None, "") else f"a {type(name).__name__}"
         raise refusal(f"{what} is found by its name, not by {given}")
+
+
+def not_found(message: str) -> AzureError:
+    """Return the exception for what is not there, with the status by which programs tell it."""
+    return _with_status(ResourceNotFoundError(message), 404)
+
+
+def _with_status(error: AzureError, status: int) -> AzureError:
+    if isinstance(error, HttpResponseError):
+        error.status_code = status
+    return error
 
 
 def refusal(message: str) -> ValidationException:

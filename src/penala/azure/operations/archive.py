@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import ClassVar, Generic, TypeVar
 
 from azure.ai.ml.entities import Asset
-from azure.core.exceptions import ResourceNotFoundError
 
 from penala.assets import Kind
+from penala.azure.failures import not_found
 from penala.azure.operations.base import Operations
 from penala.workspace.client import Workspace
 from penala.workspace.store import EventRow, Store
@@ -76,7 +76,7 @@ class AssetOperations(Operations, Generic[A]):
             version = self.get(name, version, label).version
         with self._place.opened() as workspace:
             if not any(True for _ in self._versions(workspace, name)):
-                raise ResourceNotFoundError(f"nothing of the {self._kind} is called {name!r}")
+                raise not_found(f"nothing of the {self._kind} is called {name!r}")
             Archive(workspace.store, self._kind).set(name, version, archived=archived)
 
     def _versions(self, workspace: Workspace, name: str | None) -> Iterable[A]:

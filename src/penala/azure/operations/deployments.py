@@ -10,10 +10,9 @@ from azure.ai.ml.entities import (
     OnlineRequestSettings,
     ProbeSettings,
 )
-from azure.core.exceptions import ResourceNotFoundError
 from azure.core.polling import LROPoller
 
-from penala.azure.failures import expect, refusal
+from penala.azure.failures import expect, not_found, refusal
 from penala.azure.operations.about import About
 from penala.azure.operations.base import Operations
 from penala.azure.operations.models import ModelOperations
@@ -128,7 +127,7 @@ def _shown(workspace: Workspace, endpoint: str, name: str) -> dict[str, Any]:
     found = next((one for one in known if one["name"].lower() == name.lower()), None)
     if found is None:
         names = ", ".join(one["name"] for one in known) or "none"
-        raise ResourceNotFoundError(f"endpoint '{endpoint}' has no deployment '{name}'; it has {names}")
+        raise not_found(f"endpoint '{endpoint}' has no deployment '{name}'; it has {names}")
     return found
 
 

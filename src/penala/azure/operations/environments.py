@@ -7,10 +7,9 @@ from typing import Any, ClassVar
 from azure.ai.ml import load_environment
 from azure.ai.ml.constants import ListViewType
 from azure.ai.ml.entities import Environment
-from azure.core.exceptions import ResourceNotFoundError
 
 from penala import assets
-from penala.azure.failures import expect, refusal, sdk_exceptions
+from penala.azure.failures import expect, not_found, refusal, sdk_exceptions
 from penala.azure.operations.archive import AssetOperations
 from penala.workspace.client import Workspace
 
@@ -29,7 +28,7 @@ class EnvironmentOperations(AssetOperations[Environment]):
         if not found:
             versions = ", ".join(file.stem for file in files)
             none = "a job may name it all the same: this Python stands in for every environment"
-            raise ResourceNotFoundError(f"no environment {wanted}; " + (f"there is {versions}" if versions else none))
+            raise not_found(f"no environment {wanted}; " + (f"there is {versions}" if versions else none))
         return load_environment(found[-1])
 
     def list(

@@ -21,11 +21,10 @@ from azure.ai.ml.entities import (
     SystemData,
 )
 from azure.ai.ml.exceptions import JobException, PipelineChildJobError
-from azure.core.exceptions import ResourceNotFoundError
 from azure.core.polling import LROPoller
 
 from penala.azure.documents import as_document
-from penala.azure.failures import expect_name, refusal
+from penala.azure.failures import expect_name, not_found, refusal
 from penala.azure.operations.archive import Archive
 from penala.azure.operations.base import Operations
 from penala.azure.operations.downloads import written_over
@@ -90,7 +89,7 @@ class JobOperations(Operations):
                 return self._entity(workspace, workspace.jobs.row(name))
             found = [child for child in self._children(workspace, parent) if child.name == name]
             if not found:
-                raise ResourceNotFoundError(f"job {parent} has no step '{step}'")
+                raise not_found(f"job {parent} has no step '{step}'")
             return found[0]
 
     def list(

@@ -6,10 +6,9 @@ from typing import Any, ClassVar
 
 from azure.ai.ml.constants import ListViewType
 from azure.ai.ml.entities import Model
-from azure.core.exceptions import ResourceNotFoundError
 
 from penala.assets import Kind, require_name
-from penala.azure.failures import expect, refusal
+from penala.azure.failures import expect, not_found, refusal
 from penala.azure.operations.archive import AssetOperations
 from penala.azure.operations.downloads import written_over
 from penala.azure.place import job_of, path_at
@@ -32,7 +31,7 @@ class ModelOperations(AssetOperations[Model]):
         with self._place.opened() as workspace:
             shown = workspace.models.show(wanted)
         if shown["kind"] == "base" and self._place.registry is None:
-            raise ResourceNotFoundError(f"no model {name} is registered; a registry's client finds base models")
+            raise not_found(f"no model {name} is registered; a registry's client finds base models")
         return self._entity(shown)
 
     def list(

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from azure.ai.ml.entities import Workspace
-from azure.core.exceptions import ResourceNotFoundError
 
+from penala.azure.failures import not_found
 from penala.azure.operations.base import Operations
 from penala.workspace.mlflow_mirror import tracking_uri
 
@@ -16,7 +16,7 @@ class WorkspaceOperations(Operations):
     def get(self, name: str | None = None, **_: Any) -> Workspace:
         """Return the workspace; `mlflow_tracking_uri` is where plain mlflow finds its runs and models."""
         if name not in (None, self._place.workspace):
-            raise ResourceNotFoundError(f"no workspace is called {name!r}; this client's is {self._place.workspace!r}")
+            raise not_found(f"no workspace is called {name!r}; this client's is {self._place.workspace!r}")
         with self._place.opened() as workspace:
             return Workspace(
                 name=self._place.workspace,
