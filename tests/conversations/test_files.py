@@ -388,6 +388,13 @@ def test_a_broken_element_of_a_printed_list_does_not_hide_the_others(codes):
     assert codes("a.json", text) == {14: ["broken_json"], 26: ["duplicate"]}
 
 
+def test_a_row_too_deep_among_columns_is_an_error_of_its_own(codes, rows):
+    """As it is in a line: what looks into it would end the check."""
+    columns = {"messages": {str(n): row["messages"] for n, row in enumerate(rows(3))}, "more": {"0": 1, "1": 2, "2": 3}}
+
+    assert codes("a.json", json.dumps(columns).replace('"1": 2', '"1": ' + "[" * 600 + "]" * 600)) == {2: ["too_deep"]}
+
+
 def test_a_broken_element_with_much_white_space_is_passed_at_once(codes):
     """What begins the next element is not looked for from each of the spaces."""
     text = json.dumps([ROW, SECOND]).replace('"Teh tarik?"', '"Teh tarik?' + " " * 100_000)

@@ -10,6 +10,7 @@ from penala.conversations.faults import Fault
 
 _PYTHON_REPR = re.compile(r"\s*[\[{(]+\s*'")
 MAXIMUM_DEPTH = 200  # of lists and objects within each other: what looks into them, or writes them, calls itself
+TOO_DEEP = "lists or objects are nested too deep to be read"
 _SPACE = " \t\r\n"  # what JSON calls white space
 
 
@@ -42,28 +43,25 @@ def decode_text(text: str, path: str = "") -> tuple[Any, list[Fault]]:
     try:
         value, end = decoder.raw_decode(text, _skip_space(text, 0))
     except RecursionError:
-        return None, [_too_deep(path)]
+        return None, [Fault("too_deep", path, TOO_DEEP)]
     except ValueError as error:  # JSONDecodeError, or an integer of more digits than Python reads
         return None, [Fault("broken_json", path, _why_broken(text, error))]
     if rest := text[end:].strip(_SPACE):
         return None, [_something_follows(rest, end, path)]
-    if text.count("[") + text.count("{") > MAXIMUM_DEPTH and _depth(value) > MAXIMUM_DEPTH:
-        return None, [_too_deep(path)]
+    if text.count("[") + text.count("{") > MAXIMUM_DEPTH and is_too_deep(value):
+        return None, [Fault("too_deep", path, TOO_DEEP)]
     if not doubles and not constants:
         return value, []
     return (None if isinstance(value, _Constant) else value), _placed(value, path, doubles, constants)
 
 
-def _depth(value: Any) -> int:
+def is_too_deep(value: Any) -> bool:
+    """Tell whether lists and objects stand within each other deeper than MAXIMUM_DEPTH."""
     depth, level = 0, [value]
     while level := [item for item in level if isinstance(item, dict | list)]:
         depth += 1
         level = [inner for item in level for inner in (item.values() if isinstance(item, dict) else item)]
-    return depth
-
-
-def _too_deep(path: str) -> Fault:
-    return Fault("too_deep", path, "lists or objects are nested too deep to be read")
+    return depth > MAXIMUM_DEPTH
 
 
 class _Constant:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from penala.conversations.decode import TOO_DEEP, is_too_deep
 from penala.conversations.faults import Fault
 from penala.conversations.lines import is_blank, line_blocks, unix_lines
 from penala.conversations.records import Record
@@ -97,7 +98,8 @@ def _values(text: str) -> Iterator[Record]:
     if columns := _columns(text):
         keys = next(iter(columns.values()))
         for number, key in enumerate(keys, 1):
-            yield (number, {name: cells[key] for name, cells in columns.items()})
+            row = {name: cells[key] for name, cells in columns.items()}
+            yield (number, Fault("too_deep", "", TOO_DEEP) if is_too_deep(row) else row)
     else:
         walk = _Walk(text)
         del text  # the walk may go on with another copy
