@@ -120,3 +120,13 @@ def test_a_model_without_a_template_is_refused(tmp_path):
     """A base model has no template, and one is not made up."""
     with pytest.raises(TokensError, match=f"{tmp_path}: the model has no default chat template"):
         read_sources(tmp_path, json.loads("{}"))
+
+
+def test_a_message_nested_too_deep_is_refused(tokenizer_of):
+    """Whoever asks an endpoint may send what only just can be decoded; it is no error of the server's."""
+    arguments = json.loads('{"a": ' * 700 + "1" + "}" * 700)
+    call = {"type": "function", "function": {"name": "price", "arguments": arguments}}
+    messages = [*USER, {"role": "assistant", "content": "", "tool_calls": [call]}, *USER]
+
+    with pytest.raises(TokensError, match="in a message lists or objects are nested too deep"):
+        tokenizer_of("qwen2.5").prompt(messages)

@@ -17,7 +17,7 @@ import jinja2.nodes
 import jinja2.parser
 import jinja2.sandbox
 
-from penala.conversations.decode import decode_text
+from penala.conversations.decode import TOO_DEEP, decode_text, is_too_deep
 from penala.errors import TokensError
 
 FILE = "chat_template.jinja"
@@ -155,7 +155,8 @@ def _with_arguments_read(call: Any) -> Any:
 def message_dict(message: Any) -> dict[str, Any]:
     """Return a message as a template sees it: role, content and all other keys that are not null.
 
-    Reasoning is passed under each of the names that templates read, as transformers does.
+    Reasoning is passed under each of the names that templates read, as transformers does. Raises TokensError for lists
+    and objects within each other deeper than a row of data may have them.
     """
     if isinstance(message, Mapping):
         fields = dict(message)
@@ -163,6 +164,8 @@ def message_dict(message: Any) -> dict[str, Any]:
         return {"role": message.role, "content": message.content}
     else:
         fields = {"role": message.role, "content": message.content, **message.extra}
+    if is_too_deep(fields):
+        raise TokensError(f"in a message {TOO_DEEP}", fix="flatten what stands beside its content")
     seen = {key: plain(value) for key, value in fields.items() if value is not None}
     reasoning = next((seen[name] for name in _REASONING if name in seen), None)
     if reasoning is not None:
