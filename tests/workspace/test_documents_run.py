@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -215,6 +216,34 @@ def test_the_command_line_creates_streams_and_reruns(tmp_path: Path) -> None:
     ]
     taken = penala(tmp_path, "jobs", "create", "-f", "job.yml", "--name", "j1")
     assert (taken.returncode, "j1" in taken.stderr) == (2, True)
+
+
+def test_the_same_document_goes_on_with_the_job_whose_runner_was_killed(workspace: Workspace, tmp_path: Path) -> None:
+    """Its step lives, and is not done twice at once. Beside a living runner, or said otherwise, it is another job."""
+    begun, go = tmp_path / "begun", tmp_path / "go"
+    command = f"echo $PENALA_JOB >> {begun}; while [ ! -e {go} ]; do sleep 0.02; done"
+    job = {"command": command, "environment": "azureml:env:1"}
+
+    def create(**more: Any) -> str:
+        document = read_job({"type": "pipeline", "jobs": {"wait": job}, **more}, workspace=workspace, folder=tmp_path)
+        return submit_job(workspace, replace(document, tail=replace(document.tail, mlflow=False)))
+
+    first, other, beside = create(), create(description="another"), create()
+    while not begun.exists() or len(begun.read_text().split()) < 3:
+        time.sleep(0.01)
+    for pid in workspace.jobs._runners:
+        os.kill(pid, signal.SIGKILL)
+    while any(map(workspace.jobs.is_running, (first, other, beside))):
+        time.sleep(0.01)
+    assert create(name="mine") not in (first, other, beside)
+    again = [create(), create()]
+    go.touch()
+    for name in (first, other, beside, "mine"):
+        list(workspace.jobs.follow(name, revive=True))
+
+    assert len({first, other, beside}) == 3
+    assert again == [beside, first]
+    assert begun.read_text().split().count(first) == 1
 
 
 def test_a_failed_stream_names_the_step_its_last_lines_and_the_log(tmp_path: Path) -> None:

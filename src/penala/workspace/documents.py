@@ -101,13 +101,17 @@ def read_job(
 
 
 def submit_job(workspace: Workspace, document: JobDocument) -> str:
-    """Make the job of a document, start it and return its name. Raises UsageError for a name that a job has."""
+    """Make the job of a document, start it and return its name. Raises UsageError for a name that a job has.
+
+    One that the same document made, and whose runner was killed, goes on instead: its steps may live.
+    """
     name = workspace.jobs.submit(
         document.plan,
         document.tail,
         display_name=document.display_name,
         force_rerun=document.force_rerun,
         continue_unfinished=False,
+        continue_abandoned=True,
         name=document.name,
         about=document.about,
     )

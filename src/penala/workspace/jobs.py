@@ -52,21 +52,25 @@ class Jobs:
         display_name: str | None = None,
         force_rerun: bool = False,
         continue_unfinished: bool = True,
+        continue_abandoned: bool = False,
         name: str | None = None,
         about: Mapping[str, Any] | None = None,
     ) -> str:
         """Make a job, not yet started, and return its name; raise UsageError when `name` is that of another job.
 
-        With `continue_unfinished` it is the latest job of the same plan and tail, unless that one is Completed. `about`
-        is what is said of the job beside what it runs: experiment_name, description, tags, properties.
+        With `continue_unfinished` it is the latest job of the same plan and tail, unless that one is Completed; with
+        `continue_abandoned` only one of which the same is said, and which has begun and lost its runner. `about` is
+        what is said of the job beside what it runs: experiment_name, description, tags, properties.
         """
         spec = {"plan": plan.to_json(), "tail": tail.to_json(), "force_rerun": force_rerun}
         identity = digest(["job/1", plan.digest, spec["tail"], force_rerun])
         with self.store.transaction():  # two that submit the same at once get one job
             known = self.find_unfinished(identity) if continue_unfinished else None
+            display_name = display_name or plan.display_name
+            if known is None and continue_abandoned:
+                known = self._find_abandoned(identity, name, display_name, about)
             if known is not None:
                 return known
-            display_name = display_name or plan.display_name
             if name is not None and self.store.get(JobSummary, name=name) is not None:
                 raise UsageError("a job has this name already", where=name, fix="choose another name")
             name = name or _new_name(display_name)
@@ -106,6 +110,17 @@ class Jobs:
         """Return the latest job with this `plan_digest`, unless there is none or it is Completed."""
         found = self.store.find(JobSummary, order="created desc", limit=1, plan_digest=identity)
         return found[0].name if found and found[0].status != "Completed" else None
+
+    def _find_abandoned(
+        self, identity: str, name: str | None, display_name: str, about: Mapping[str, Any] | None
+    ) -> str | None:
+        """Return the latest job that says the same, has begun and has no runner; its steps may live."""
+        live = ("Running", "Finalizing")
+        for row in self.store.find(JobRow, order="created desc", plan_digest=identity, status=live):
+            is_same = name in (None, row.name) and (row.display_name, row.about) == (display_name, about)
+            if is_same and not self.is_running(row.name):
+                return row.name
+        return None
 
     def start(self, name: str) -> bool:
         """Start a runner on an unfinished job, or on a failed or canceled one again: what is done stays done.
