@@ -410,6 +410,24 @@ def test_what_is_no_job_is_refused(client):
         client.jobs.create_or_update("job.yml")
 
 
+def test_true_and_false_are_what_a_switch_takes(tmp_path):
+    """Python's and YAML's, for an input whose enum are the two words; a number stays one."""
+    switch = {"type": "string", "enum": ["true", "false"], "optional": True}
+    spec = COPY | {"inputs": COPY["inputs"] | {"loud": switch, "quick": switch}}
+    (tmp_path / "copy.yml").write_text(yaml.safe_dump(spec))
+    (tmp_path / "words.txt").touch()
+    copy = load_component(tmp_path / "copy.yml")
+
+    @pipeline(name="copies")
+    def copies() -> None:
+        copy(text=Input(type="uri_file", path=str(tmp_path / "words.txt")), times=1, loud=True, quick=False)
+
+    (step,) = as_document(copies())["jobs"].values()
+
+    given = {name: value for name, value in step["inputs"].items() if name != "text"}
+    assert given == {"times": 1, "loud": "true", "quick": "false"}
+
+
 def test_the_components_of_penala_are_named_not_copied(tmp_path):
     """So that they run as what they are; a changed copy stays a copy."""
     client = LocalMLClient(registry_name="azureml", path=tmp_path / "ws")

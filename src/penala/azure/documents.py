@@ -61,6 +61,7 @@ def _settle_nodes(document: dict[str, Any], pipeline: Any, base: Path) -> None:
         component = node.get("component")
         if not isinstance(component, dict):
             continue
+        _respell_switches(node["inputs"], pipeline.jobs[name].component.inputs)
         if (shipped := _shipped(component)) is not None:
             node["component"] = shipped
             continue
@@ -70,6 +71,14 @@ def _settle_nodes(document: dict[str, Any], pipeline: Any, base: Path) -> None:
             _settle_nodes(component, inner, home)
         else:
             _settle_code(component, home)
+
+
+def _respell_switches(given: dict[str, Any], declared: Mapping[str, Any]) -> None:
+    """Write true and false into inputs that take these two texts; the SDK dumps Python's True and False as 1 and 0."""
+    for name, value in given.items():
+        enum = (declared.get(name) or {}).get("enum") or ()
+        if value in (0, 1) and sorted(map(str, enum)) == ["false", "true"]:
+            given[name] = "true" if value else "false"
 
 
 def _settle_code(component: Any, base: Path) -> None:
