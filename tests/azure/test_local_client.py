@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from azure.ai.ml import MLClient
-from azure.ai.ml.entities import AmlCompute, Model, OnlineEndpoint
+from azure.ai.ml.entities import AmlCompute, ManagedOnlineDeployment, Model, OnlineEndpoint
 from azure.ai.ml.exceptions import JobException, ValidationException
 from azure.core.exceptions import (
     ClientAuthenticationError,
@@ -105,12 +105,22 @@ def test_things_are_found_by_their_names(name, tmp_path):
         client.jobs.begin_cancel,
         client.jobs.download,
         client.compute.get,
+        client.compute.begin_delete,
         client.online_endpoints.get,
         lambda name: client.models.get(name, version="1"),
         lambda name: client.data.get(name, label="latest"),
     ):
         with pytest.raises(ValidationException, match=r"is found by its name, not by (None|''|a Model)"):
             ask(name)
+
+
+@pytest.mark.parametrize("names", [{"name": None, "endpoint_name": "chat"}, {"name": "blue", "endpoint_name": None}])
+def test_a_deployment_needs_both_of_its_names(names, tmp_path):
+    """It is not called None."""
+    wanted = ManagedOnlineDeployment(model="tuned@latest", **names)
+
+    with pytest.raises(ValidationException, match="deployment is found by its name, not by None"):
+        LocalMLClient(path=tmp_path).online_deployments.begin_create_or_update(wanted)
 
 
 def test_what_is_not_there_is_named(tmp_path):
@@ -128,7 +138,12 @@ def test_what_is_not_there_is_named(tmp_path):
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [(None, "no config.json lies in"), ("{", "is no JSON"), ('{"workspace_name": "w"}', "has no subscription_id")],
+    [
+        (None, "no config.json lies in"),
+        ("{", "is no JSON"),
+        ("[1]", "holds no JSON object"),
+        ('{"workspace_name": "w"}', "has no subscription_id"),
+    ],
 )
 def test_a_configuration_that_is_none_is_refused(text, message, tmp_path):
     """With the exception that a notebook catches to fill in the names itself."""

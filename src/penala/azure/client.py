@@ -99,6 +99,8 @@ class LocalMLClient:
             config = json.loads(file.read_text(encoding="utf-8"))
         except ValueError as error:
             raise refusal(f"{file} is no JSON: {error}") from None
+        if not isinstance(config, dict):
+            raise refusal(f"{file} holds no JSON object")
         print(f"Found the config file in: {file}", file=sys.stderr)
         if "penala" in config:
             return cls(credential, workspace_name=config.get("workspace_name"), path=file.parent, **more)

@@ -72,6 +72,7 @@ class ComputeOperations(Operations):
 
     def begin_delete(self, name: str, *, action: str = "Delete") -> LROPoller[None]:
         """Remove a compute; `action` is the same for all of them."""
+        expect_name(name, "a compute")
 
         def delete() -> None:
             with self._place.opened() as workspace:

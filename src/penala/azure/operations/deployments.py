@@ -12,7 +12,7 @@ from azure.ai.ml.entities import (
 )
 from azure.core.polling import LROPoller
 
-from penala.azure.failures import expect, not_found, refusal
+from penala.azure.failures import expect, expect_name, not_found, refusal
 from penala.azure.operations.about import About
 from penala.azure.operations.base import Operations
 from penala.azure.operations.models import ModelOperations
@@ -38,6 +38,8 @@ class OnlineDeploymentOperations(Operations):
         """
         self._place.require_workspace("deployments")
         expect(deployment, OnlineDeployment, "deployment")
+        expect_name(deployment.name, "a deployment")
+        expect_name(deployment.endpoint_name, "the endpoint of a deployment")
         for field in _OWN_CODE:
             if getattr(deployment, field, None):
                 raise refusal(f"{field} does not run here: an MLflow model needs none; leave it out")
@@ -123,6 +125,7 @@ class OnlineDeploymentOperations(Operations):
 
 
 def _shown(workspace: Workspace, endpoint: str, name: str) -> dict[str, Any]:
+    expect_name(name, "a deployment")
     known = workspace.endpoints.deployments(endpoint_of(workspace, endpoint))
     found = next((one for one in known if one["name"].lower() == name.lower()), None)
     if found is None:
