@@ -388,6 +388,24 @@ def test_a_broken_element_of_a_printed_list_does_not_hide_the_others(codes):
     assert codes("a.json", text) == {14: ["broken_json"], 26: ["duplicate"]}
 
 
+@pytest.mark.parametrize(
+    ("broken", "good", "bad"),
+    [
+        (lambda row: row.replace("}", "", 1), 19, 3),  # its messages are read as rows
+        (lambda row: row + " x", 20, 1),
+        (lambda row: row + "}", 20, 1),
+    ],
+    ids=["no brace", "a letter", "one brace more"],
+)
+def test_a_broken_row_of_many_lines_swallows_none_behind_it(write, rows, broken, good, bad):
+    """What is left of it are bad rows, however its lines begin; the next row is read again."""
+    first, second, *more = [json.dumps(row).replace(', {"role": "a', ',\n{"role": "a') for row in rows(20)]
+
+    checked = check(write("a.jsonl", "\n".join([first, broken(second), *more])))
+
+    assert (checked.good, checked.bad) == (good, bad)
+
+
 def test_a_row_too_deep_among_columns_is_an_error_of_its_own(codes, rows):
     """As it is in a line: what looks into it would end the check."""
     columns = {"messages": {str(n): row["messages"] for n, row in enumerate(rows(3))}, "more": {"0": 1, "1": 2, "2": 3}}

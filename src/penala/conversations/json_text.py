@@ -181,20 +181,30 @@ class _Walk:
 
 
 def _end_of_value(text: str, start: int) -> tuple[int, bool]:
-    """Return where the value ends, and whether it was whole.
-
-    After a broken one go on at the next line that begins like this one did: printers indent each row alike. Where
-    there is none, at the next object that begins with the same key.
-    """
+    """Return where the value ends, and whether it was whole."""
     try:
         return _WALK.raw_decode(text, start)[1], True
     except (ValueError, RecursionError):
-        indent = text[max(start - _INDENT, 0) : start].rpartition("\n")[2]
-        following = -1 if indent.strip() else text.find(f"\n{indent}{text[start]}", start)
-        if following < 0 and (opening := _OPENING.match(text, start)):
-            alike = re.compile(rf"\{{\s*{re.escape(opening[1])}\s*:").search(text, opening.end())
-            following = alike.start() if alike else -1
+        following = _after_broken(text, start)
         return (len(text) if following < 0 else following), False
+
+
+def _after_broken(text: str, start: int) -> int:
+    """Return where a row may begin after a broken value; -1 for nowhere.
+
+    That is the next line that begins like this one did: printers indent each row alike. Where there is none, it is the
+    next object that begins with the same key, and after what is left of a row the next object of all.
+    """
+    if text[start] not in "{[":
+        return text.find("{", start)
+    indent = text[max(start - _INDENT, 0) : start].rpartition("\n")[2]
+    following = -1 if indent.strip() else text.find(f"\n{indent}{text[start]}", start)
+    if following < 0:
+        opening = _OPENING.match(text, start)
+        alike = rf"\{{\s*{re.escape(opening[1])}\s*:" if opening else r"\n[ \t]*\{"
+        found = re.compile(alike).search(text, opening.end() if opening else start)
+        following = found.start() if found else -1
+    return following
 
 
 def _list_under_data(text: str, start: int) -> tuple[int, list[str]] | None:
