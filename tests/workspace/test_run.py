@@ -76,6 +76,15 @@ def test_the_check_says_how_train_is_cut_and_what_is_left_out(load, tmp_path):
         preflight(load("conversations.test=60%", "conversations.validation=60%"))
 
 
+def test_rows_on_the_hub_are_not_said_to_be_none(load, monkeypatch):
+    """They are looked up, not read: how many there are is the hub's to say."""
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    notes = preflight(load("conversations.validation=hf://datasets/kopi/teh/test", "conversations.test=none")).notes
+
+    assert notes[0].startswith("validation: hf://datasets/kopi/teh/test cannot be looked up now (")
+    assert notes[1:] == ["train: rows 1-12 (12) of 12; no test"]
+
+
 def test_a_data_asset_goes_into_the_plan_by_its_kept_file(workspace, make, load, tmp_path):
     """What the user did to the file meanwhile does not matter."""
     row = workspace.data.add("rows", tmp_path / "train.jsonl")

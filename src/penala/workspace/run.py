@@ -243,9 +243,12 @@ def _check_data(recipe: "Recipe", notes: list[str], workspace: "Workspace | None
             return checked.get(name, "none" if name in paths else written)
 
         try:
-            notes.append(split(checked["train"], spec("validation"), spec("test")).note)
+            note = split(checked["train"], spec("validation"), spec("test")).note
         except (DataError, UsageError) as error:
             raise type(error)(error.what, where=f"{recipe.file}: conversations", fix=error.fix) from None
+        for name in paths.keys() - checked.keys():  # it is on the hub, of which a note stands above
+            note = note.replace(f"; no {name}", "")
+        notes.append(note)
     return {name: found.as_dict() for name, found in checked.items()}
 
 
