@@ -568,6 +568,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "no command": ({"type": "command"}, "has no command"),
     "a list": ("[1, 2]", "is not a job document"),
     "no YAML": ("a: [", r"job.yml:\d+: is not YAML"),
+    "an alias within its anchor": ("command: ls\ntags: &a {x: *a}\n", "job.yml: is not YAML: Circular reference"),
     "job key": ({"command": "ls", "comput": "x"}, "job.yml:2: unknown key 'comput'; did you mean 'compute'"),
     "variable name": ({"command": "ls", "environment_variables": {"A=B": 1}}, "'A=B' is no name for a variable"),
     "variable": (

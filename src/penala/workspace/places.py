@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -109,7 +110,9 @@ def _lines(node: Any, prefix: str = "") -> dict[str, int]:
 def load_yaml(file: Path) -> Any:
     """Return the YAML or JSON of a file. Raises UsageError that names the file and, for YAML, the line."""
     try:
-        return yaml.load(file.read_text(encoding="utf-8-sig"), Loader=_LOADER)
+        loaded = yaml.load(file.read_text(encoding="utf-8-sig"), Loader=_LOADER)
+        json.dumps(loaded, default=str, skipkeys=True)  # raises ValueError where an alias makes it hold itself
+        return loaded
     except FileNotFoundError:
         raise UsageError("there is no such file", where=str(file), fix="check the path") from None
     except (OSError, UnicodeDecodeError) as error:
