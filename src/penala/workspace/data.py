@@ -60,7 +60,7 @@ def row_tokens(
         _require_writable(page, [path])
     judged = rows_from(path, row, 1, schema=schema, columns=columns)[0]
     if judged.conversation is None:
-        again = f"penala data show {shlex.quote(str(path))} --row {row}{_options(schema, columns or {})}"
+        again = f"penala data show {shlex.quote(str(path))} --row {row}{reading_options(schema, columns or {})}"
         fix = f"`{again}` says what is wrong with it"
         raise UsageError(f"record {row} is no good conversation", where=str(path), fix=fix)
     tokenizer = ChatTokenizer.from_folder(_model_folder(model, workspace))
@@ -106,7 +106,7 @@ def report_data(
             meter.take(judged.conversation)
 
     checked = check(paths, schema=schema, columns=columns, each=take, progress=progress)
-    again = _options(schema, columns)
+    again = reading_options(schema, columns)
     figures = collector.figures(checked, meter.figures(checked) if meter is not None else None, epochs, again)
     if page is not None:
         _write_page(page, report_page(figures))
@@ -190,7 +190,7 @@ def _model_folder(model: str, workspace: str | Path | None) -> Path:
     return obtain(entry, locate(workspace) / "cache", lambda event: None)
 
 
-def _options(schema: str, columns: Mapping[str, str]) -> str:
+def reading_options(schema: str, columns: Mapping[str, str]) -> str:
     """Return the options that read a file the same way again."""
     words = [] if schema == "auto" else ["--schema", schema]
     for ours, theirs in columns.items():

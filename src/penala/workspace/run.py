@@ -14,6 +14,7 @@ from penala.errors import DataError, RecipeError, UsageError
 from penala.inputs import PIPELINE
 from penala.workspace import base_models
 from penala.workspace.artifacts import digest, digest_file, move
+from penala.workspace.data import reading_options
 from penala.workspace.events import Event
 from penala.workspace.tail import Deploy, Register, Score, Tail
 
@@ -233,8 +234,9 @@ def _check_data(recipe: "Recipe", notes: list[str], workspace: "Workspace | None
         checked[name] = check([place], schema=settings.schema_, columns=settings.columns)
         require(checked[name], split=name, on_bad_row=settings.on_bad_row)
         if bad := checked[name].bad:
-            rows = checked[name].rows
-            notes.append(f"{name}: {bad} of {rows} rows are bad and left out; `penala data check {place}` lists them")
+            options = reading_options(settings.schema_, settings.columns)
+            again = f"`penala data check {shlex.quote(str(place))}{options}`"
+            notes.append(f"{name}: {bad} of {checked[name].rows} rows are bad and left out; {again} lists them")
     if "train" in checked:
 
         def spec(name: Literal["validation", "test"]) -> "Check | str | None":
