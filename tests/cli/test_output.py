@@ -1,12 +1,14 @@
 """How tables are printed where a pipe or a file reads them, and commands that a person may copy."""
 
+import json
+import math
 import shlex
 import sys
 
 import click
 import pytest
 
-from penala.cli.output import table, typed
+from penala.cli.output import put_json, table, typed
 
 
 def test_columns_are_aligned(capsys: pytest.CaptureFixture[str]) -> None:
@@ -14,6 +16,14 @@ def test_columns_are_aligned(capsys: pytest.CaptureFixture[str]) -> None:
     table(("name", "about"), [("a", "x" * 300), ("日本", None), ("e\u0301", "y")])
 
     assert capsys.readouterr().out.splitlines() == ["name about", f"a    {'x' * 300}", "日本 -", "e\u0301    y"]
+
+
+def test_json_is_one_line_for_every_reader(capsys: pytest.CaptureFixture[str]) -> None:
+    """A reply may hold U+2028, a loss may be no number."""
+    put_json({"reply": "kopi\u2028\x85 咖啡", "loss": [math.nan, (math.inf, 1.5)]})
+
+    (line,) = capsys.readouterr().out.splitlines()
+    assert json.loads(line, parse_constant=pytest.fail) == {"reply": "kopi\u2028\x85 咖啡", "loss": [None, [None, 1.5]]}
 
 
 def test_control_characters_are_spelled_out(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,6 +1,5 @@
 """A job as it runs: a live line in a terminal, plain lines in a pipe, JSON for machines."""
 
-import json
 import re
 import sys
 import time
@@ -8,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from penala.cli.output import harmless, say
+from penala.cli.output import harmless, put_json, say
 
 if TYPE_CHECKING:
     from penala.workspace.client import Workspace
@@ -101,7 +100,7 @@ class JsonDisplay(Display):
     """One JSON object a line, on stdout."""
 
     def show(self, event: "Event") -> None:
-        print(json.dumps(event.as_dict(), ensure_ascii=False), flush=True)
+        put_json(event.as_dict())
 
 
 class LiveDisplay(Display):

@@ -1,6 +1,5 @@
 """penala jobs create | rerun | list | show | stream | logs | cancel | download"""
 
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,7 +8,7 @@ import click
 
 from penala.cli import on_azureml
 from penala.cli.follow import Display, duration, fetching, follow
-from penala.cli.output import moment, say, table, typed
+from penala.cli.output import moment, put_json, say, table, typed
 from penala.cli.verbs import Verbs
 from penala.errors import PenalaError
 
@@ -73,7 +72,7 @@ def _made(opened: "Workspace", name: str, *, streamed: bool, as_json: bool) -> N
             say(f"{name} is queued")
         _stream(opened, name, as_json=as_json)
     elif as_json:
-        print(json.dumps({"name": name, "status": opened.jobs.row(name).status}))
+        put_json({"name": name, "status": opened.jobs.row(name).status})
     else:
         print(f"{name} {opened.jobs.row(name).status}")
         _say_next(name, "stream", "show", "cancel")
@@ -98,7 +97,7 @@ def list_(workspace: str | None, as_json: bool, on: str | None) -> None:
         rows = opened.jobs.list()
     if as_json:
         fields = ("name", "display_name", "status", "created", "started", "ended")
-        print(json.dumps([{field: getattr(row, field) for field in fields} for row in rows], indent=2))
+        put_json([{field: getattr(row, field) for field in fields} for row in rows], indent=2)
         return
     table(
         ("name", "status", "created", "took"), [(row.name, row.status, moment(row.created), _took(row)) for row in rows]
@@ -125,7 +124,7 @@ def show(workspace: str | None, name: str, as_json: bool, on: str | None) -> Non
     with Workspace.open(workspace) as opened:
         shown = opened.jobs.show(name)
     if as_json:
-        print(json.dumps(shown, indent=2, ensure_ascii=False))
+        put_json(shown, indent=2)
         return
     print(f"{shown['name']}: {shown['status']}")
     if shown["error"]:
@@ -161,7 +160,7 @@ def _stream(opened: "Workspace", name: str, *, as_json: bool) -> None:
         follow(opened, name, display, cancel=False, logs=opened.jobs.row(name).kind == "command")
     result = opened.jobs.result(name)
     if as_json:
-        print(json.dumps(result, ensure_ascii=False))
+        put_json(result)
     else:
         _summarise(opened, name)
     sys.exit(0 if result["status"] == "Completed" else 1)

@@ -1,10 +1,13 @@
 """How commands print: data to stdout, everything else to stderr."""
 
+import json
+import math
 import re
 import shlex
 import sys
 import time
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import click
 
@@ -15,6 +18,19 @@ _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # a terminal obeys them;
 def say(text: str) -> None:
     """Print a line for the person at the terminal, on stderr."""
     print(harmless(text), file=sys.stderr, flush=True)
+
+
+def put_json(value: Any, indent: int | None = None) -> None:
+    """Print a value for machines, in ASCII: lines of JSON are cut at U+2028 by many. NaN, which JSON lacks, is null."""
+    print(json.dumps(_finite(value), indent=indent), flush=True)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def typed(*words: str) -> str:

@@ -1,6 +1,5 @@
 """penala run"""
 
-import json
 import sys
 from pathlib import Path
 from typing import Any, Literal
@@ -9,7 +8,7 @@ import click
 
 from penala.cli import on_azureml
 from penala.cli.follow import Display, fetching, follow
-from penala.cli.output import say, typed
+from penala.cli.output import put_json, say, typed
 from penala.cli.summary import print_summary
 
 
@@ -66,12 +65,12 @@ def command(
             result = on_azureml.run(asked, lambda: _cache(workspace))
     except PenalaError as error:
         if as_json:
-            print(json.dumps(_refused(error)), flush=True)
+            put_json(_refused(error))
         raise
     if result is None:
         return
     if as_json:
-        print(json.dumps(result, ensure_ascii=False), flush=True)
+        put_json(result)
     sys.exit(0 if result["status"] == "Completed" else 1)
 
 
