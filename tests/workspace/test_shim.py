@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -234,6 +235,15 @@ def test_stopping_what_is_dead_or_never_was_does_nothing(folder: Path) -> None:
     shim.stop(folder)  # the number is ours, the lock is free: no signal
 
     assert shim.read_exit(folder) is None
+
+
+def test_threads_that_write_one_file_leave_it_whole(tmp_path: Path) -> None:
+    """Each has a draft of its own; the last one stands."""
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda n: shim.write_json(tmp_path / "about.json", {"n": n}), range(200)))
+
+    assert shim.read_json(tmp_path / "about.json")["n"] in range(200)
+    assert os.listdir(tmp_path) == ["about.json"]
 
 
 def test_a_shim_needs_nothing_but_the_standard_library() -> None:

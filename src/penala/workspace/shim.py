@@ -20,6 +20,7 @@ down with its shim, PR_SET_CHILD_SUBREAPER hands every orphan of the command to 
 
 from __future__ import annotations
 
+import _thread
 import ctypes
 import fcntl
 import marshal
@@ -203,7 +204,7 @@ def write_json(path: Path | str, value: Any) -> None:
 
 
 def _write(path: Path | str, text: str) -> None:
-    temporary = f"{path}.{os.getpid()}.tmp"
+    temporary = f"{path}.{_thread.get_native_id()}.tmp"
     try:
         with open(temporary, "w", encoding="utf-8") as file:
             file.write(text)
