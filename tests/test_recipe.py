@@ -129,6 +129,15 @@ def test_a_key_that_stands_twice_is_refused(tmp_path):
         Recipe.load(path)
 
 
+def test_a_recipe_that_holds_itself_is_refused(tmp_path):
+    """An alias may stand within its own anchor."""
+    path = tmp_path / "recipe.yaml"
+    path.write_text("base_model: x\nconversations: &c {train: a, columns: *c}\n", encoding="utf-8")
+
+    with pytest.raises(RecipeError, match=r"recipe.yaml: holds itself by an alias"):
+        Recipe.load(path)
+
+
 def test_what_looks_like_a_date_and_is_none_is_refused_or_text(tmp_path):
     """YAML's own reader fails for month 13: in a file that is a refusal, behind --set the text is meant."""
     path = tmp_path / "recipe.yaml"

@@ -414,7 +414,10 @@ def _parse_yaml(text: str, file: Path) -> tuple[dict[str, Any], dict[str, int]]:
     if not isinstance(data, dict):
         raise RecipeError("holds no keys", where=str(file), fix="`penala recipe init` writes a commented recipe")
     lines: dict[str, int] = {}
-    _collect_lines(root, "", lines, file)
+    try:
+        _collect_lines(root, "", lines, file)
+    except RecursionError:
+        raise RecipeError("holds itself by an alias, or is nested too deep", where=str(file)) from None
     return data, lines
 
 

@@ -76,11 +76,11 @@ def test_report_gives_machines_every_figure(data):
     ],
 )
 def test_a_mistake_costs_one_line_and_leaves_nothing(data, chat_model, argv, message):
-    """Exit code 2, no traceback, no file, and the data is as it was."""
+    """No traceback, no file, and the data is as it was."""
     before = data.read_bytes()
     done = penala(*[chat_model if word == "MODEL" else word for word in argv], cwd=data.parent)
 
-    assert done.returncode == 2
+    assert done.returncode == (1 if "says what" in message else 2)  # a bad row is a finding in data
     assert message in done.stderr
     assert "Traceback" not in done.stderr
     assert list(data.parent.iterdir()) == [data]

@@ -3,7 +3,7 @@ import shlex
 
 import pytest
 
-from penala.errors import UsageError
+from penala.errors import DataError
 from penala.workspace.data import row_tokens
 
 
@@ -12,7 +12,7 @@ def test_a_row_that_has_no_tokens_names_the_command_that_says_why(tmp_path):
     path = tmp_path / "two words.jsonl"
     path.write_text('{"turns": []}\n')
 
-    with pytest.raises(UsageError, match="record 1 is no good conversation") as refused:
+    with pytest.raises(DataError, match="record 1 is no good conversation") as refused:
         row_tokens(path, 1, "no-such-model", None, schema="messages", columns={"messages": "the turns"})
 
     (command,) = re.findall("`(.*)`", str(refused.value.fix))

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from penala.errors import UsageError
+from penala.errors import DataError, UsageError
 
 if TYPE_CHECKING:
     from penala.conversations.check import Check, Judged
@@ -62,7 +62,7 @@ def row_tokens(
     if judged.conversation is None:
         again = f"penala data show {shlex.quote(str(path))} --row {row}{reading_options(schema, columns or {})}"
         fix = f"`{again}` says what is wrong with it"
-        raise UsageError(f"record {row} is no good conversation", where=str(path), fix=fix)
+        raise DataError(f"record {row} is no good conversation", where=str(path), fix=fix)
     tokenizer = ChatTokenizer.from_folder(_model_folder(model, workspace))
     view = token_view(tokenizer, judged.conversation)
     if page is not None:
