@@ -266,6 +266,8 @@ def test_a_client_that_hangs_up_cancels_its_reply(tokenizer, question):
         async with app.router.lifespan_context(app):
             answering = asyncio.ensure_future(app(scope, messages.get, send))
             while len(engine.rows) < 2:
+                if engine.rows:  # the engine may wait in a step of the first row alone
+                    engine.gate.release()
                 await asyncio.sleep(0.001)
             messages.put_nowait({"type": "http.disconnect"})
             await answering
