@@ -109,32 +109,26 @@ def test_a_version_behind_set_is_text(tmp_path):
     assert Recipe.load(recipe, ["model.version=null"]).model.version is None
 
 
-def test_broken_yaml_names_its_line(tmp_path):
-    """A bracket that is never closed is found by line."""
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        # a bracket that is never closed
+        ("base_model: x\nconversations: {train: [\n", r"recipe.yaml:\d+: is not YAML"),
+        # YAML would take the last one without a word
+        (
+            "base_model: x\nconversations: {train: a}\nfinetuning:\n  lora_r: 8\n  lora_r: 16\n",
+            r"recipe.yaml:5: finetuning.lora_r stands in line 4 already; keep one",
+        ),
+        # an alias may stand within its own anchor
+        ("base_model: x\nconversations: &c {train: a, columns: *c}\n", r"recipe.yaml: holds itself by an alias"),
+    ],
+)
+def test_a_file_that_is_no_recipe_names_the_place(tmp_path, text, message):
+    """By line, where one is to blame."""
     path = tmp_path / "recipe.yaml"
-    path.write_text("base_model: x\nconversations: {train: [\n", encoding="utf-8")
+    path.write_text(text, encoding="utf-8")
 
-    with pytest.raises(RecipeError, match=r"recipe.yaml:\d+: is not YAML"):
-        Recipe.load(path)
-
-
-def test_a_key_that_stands_twice_is_refused(tmp_path):
-    """YAML would take the last one without a word."""
-    path = tmp_path / "recipe.yaml"
-    path.write_text(
-        "base_model: x\nconversations: {train: a}\nfinetuning:\n  lora_r: 8\n  lora_r: 16\n", encoding="utf-8"
-    )
-
-    with pytest.raises(RecipeError, match=r"recipe.yaml:5: finetuning.lora_r stands in line 4 already; keep one"):
-        Recipe.load(path)
-
-
-def test_a_recipe_that_holds_itself_is_refused(tmp_path):
-    """An alias may stand within its own anchor."""
-    path = tmp_path / "recipe.yaml"
-    path.write_text("base_model: x\nconversations: &c {train: a, columns: *c}\n", encoding="utf-8")
-
-    with pytest.raises(RecipeError, match=r"recipe.yaml: holds itself by an alias"):
+    with pytest.raises(RecipeError, match=message):
         Recipe.load(path)
 
 

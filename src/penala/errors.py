@@ -96,6 +96,11 @@ class NotFound(PenalaError, LookupError):
     """A name that nothing answers to."""
 
 
+def counted(count: int, thing: str) -> str:
+    """Return how many there are: `1 row`, `2,000 rows`."""
+    return f"{count:,} {thing}" if count == 1 else f"{count:,} {thing}s"
+
+
 def near(name: str, known: Iterable[str]) -> str:
     """Return `did you mean 'x'?` for the known name nearest to `name`, or an empty text when none is near."""
     found = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)

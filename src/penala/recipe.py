@@ -298,6 +298,11 @@ class Recipe(_Part):
         return recipe
 
 
+def set_flags(overrides: Iterable[str]) -> list[str]:
+    """Return overrides as they are typed: --set KEY=VALUE of each."""
+    return [word for override in overrides for word in ("--set", override)]
+
+
 def share_of(split: str | None) -> float | None:
     """Return the share that a split such as "10%" names, in 0..1, or None when it is no share."""
     match = _SHARE.match(split.strip()) if split else None

@@ -90,9 +90,11 @@ class Asked:
     @property
     def again(self) -> str:
         """The command that does the same from the beginning."""
+        from penala.recipe import set_flags
+
         words = ["penala", "run", str(self.file), "--on", self.place]
         words += [] if self.components == "azureml" else ["--components", self.components]
-        return shlex.join([*words, *(word for change in self.overrides for word in ("--set", change))])
+        return shlex.join([*words, *set_flags(self.overrides)])
 
 
 def run(asked: Asked, cache: Callable[[], Path]) -> dict[str, Any] | None:

@@ -68,7 +68,7 @@ def schema() -> None:
 @click.pass_obj
 def check(workspace: str | None, recipe: Path, overrides: tuple[str, ...], as_json: bool) -> None:
     """Check all that can be checked without loading a model: keys, values, files, every conversation."""
-    from penala.recipe import Recipe
+    from penala.recipe import Recipe, set_flags
     from penala.workspace.models import existing
     from penala.workspace.run import preflight
 
@@ -79,8 +79,7 @@ def check(workspace: str | None, recipe: Path, overrides: tuple[str, ...], as_js
         return
     for note in checked.notes:
         say(note)
-    flags = [flag for change in overrides for flag in ("--set", change)]
-    say(f"{recipe} is fine. Next: `{typed('run', str(recipe), *flags)}`")
+    say(f"{recipe} is fine. Next: `{typed('run', str(recipe), *set_flags(overrides))}`")
 
 
 @command.command()

@@ -83,7 +83,7 @@ def _run(
     deploy: bool,
     as_json: bool,
 ) -> dict[str, Any] | None:
-    from penala.recipe import Recipe
+    from penala.recipe import Recipe, set_flags
     from penala.workspace.client import Workspace
     from penala.workspace.models import existing
     from penala.workspace.run import evaluation_tables, preflight, submit
@@ -95,8 +95,7 @@ def _run(
         checked = preflight(recipe, found)
     for note in checked.notes:
         say(note)
-    flags = [flag for change in overrides for flag in ("--set", change)]
-    flags += ["--force-rerun"] * force_rerun + ["--no-deploy"] * (not deploy)
+    flags = set_flags(overrides) + ["--force-rerun"] * force_rerun + ["--no-deploy"] * (not deploy)
     again = typed("run", str(file), *flags)
     if dry_run:
         say(f"{file} is fine. Next: `{again}`")

@@ -18,13 +18,13 @@ import msgspec
 from penala.conversations import parallel
 from penala.conversations.conversation import Conversation, Finding, Level
 from penala.conversations.faults import CODES, Fault
-from penala.conversations.files import find_files, read_pieces, readable, records_of, start_of_lines
+from penala.conversations.files import find_files, read_pieces, readable, records_of, require_apart, start_of_lines
 from penala.conversations.judge import Contents, Judge, Verdict, Verdicts
 from penala.conversations.lines import unix_lines
 from penala.conversations.records import Record, Unreadable
 from penala.conversations.schemas import COLUMNS, Names, check_names, commonest_schema, renamed, unread_columns
 from penala.conversations.seen import Said, Seen
-from penala.errors import DataError, UsageError
+from penala.errors import DataError, counted
 
 MINIMUM_ROWS = 10  # what training needs, as on Azure (contract §1.5)
 VOTING_ROWS = 1000  # the schema of a file is that of most of its first rows
@@ -99,8 +99,7 @@ class Check:
 
     def write_json(self, path: Path) -> None:
         """Write every finding to a file; raise UsageError when that one was checked."""
-        if path.exists() and any(path.samefile(file) for file in self.schemas if Path(file).exists()):
-            raise UsageError("is the data itself", where=str(path), fix="name another file to write to")
+        require_apart(path, self.schemas)
         text = json.dumps(self.as_dict(), indent=2, ensure_ascii=False) + "\n"
         path.write_bytes(text.encode("utf-8", "backslashreplace"))  # a file's name may be of another encoding
 
@@ -122,8 +121,8 @@ class Check:
             lines.append(f"... and {left.total()} more: {', '.join(f'{n} {code}' for code, n in left.items())}")
         unreadable = {finding.file for finding in self.findings if finding.code == "unreadable_file"}
         read_as = Counter(schema for file, schema in self.schemas.items() if file not in unreadable)
-        lines += [f"{_count(count, 'file')} read as {schema}" for schema, count in read_as.items()]
-        lines.append(f"{_count(self.rows, 'row')}, {self.good:,} good, {self.bad:,} bad")
+        lines += [f"{counted(count, 'file')} read as {schema}" for schema, count in read_as.items()]
+        lines.append(f"{counted(self.rows, 'row')}, {self.good:,} good, {self.bad:,} bad")
         return "\n".join(lines)
 
 
@@ -157,7 +156,7 @@ def check(
             checker.read(file)
         if checker.part.good < minimum_rows and not checker.part.unreadable:
             checker.say(
-                path, None, Fault("too_few_rows", "", f"has {_count(checker.part.good, 'good row')} of {minimum_rows}")
+                path, None, Fault("too_few_rows", "", f"has {counted(checker.part.good, 'good row')} of {minimum_rows}")
             )
     if each is None:
         checker.say_repeats()
@@ -260,7 +259,7 @@ def require(checked: Check, *, split: Literal["train", "validation", "test"], on
     if checked.good < needed:
         of_all = f" of {checked.rows}" if checked.bad else ""
         why = f"; {again} says what is wrong with the others" if checked.bad else ""
-        what = f"{split} has {_count(checked.good, 'good row')}{of_all}, fewer than {needed}"
+        what = f"{split} has {counted(checked.good, 'good row')}{of_all}, fewer than {needed}"
         raise DataError(what, where=" ".join(files), fix=f"add rows{why}")
 
 
@@ -463,7 +462,7 @@ class _FileReader:
             self.checker.say(self.name, None, Fault("template_markers", "", what))
         for key, lines in sorted(self.unrendered.items()):
             rows = sorted(set(lines))
-            count = f"{_count(len(lines), 'message')} of {_some(rows)}"
+            count = f"{counted(len(lines), 'message')} of {_some(rows)}"
             what = f"most chat templates do not render the key {key!r}, which stands in {count}"
             self.checker.say(self.name, None, Fault("unrendered_keys", key, what))
 
@@ -510,11 +509,7 @@ def _numbered(fault: Fault, row: int | None) -> Fault:
 def _some(lines: Sequence[int]) -> str:
     more = ", ..." if len(lines) > SHOWN_LINES else ""
     line = "line" if len(lines) == 1 else "lines"
-    return f"{_count(len(lines), 'row')} ({line} {', '.join(map(str, lines[:SHOWN_LINES]))}{more})"
-
-
-def _count(count: int, thing: str) -> str:
-    return f"{count:,} {thing}" if count == 1 else f"{count:,} {thing}s"
+    return f"{counted(len(lines), 'row')} ({line} {', '.join(map(str, lines[:SHOWN_LINES]))}{more})"
 
 
 def _short(text: str) -> str:

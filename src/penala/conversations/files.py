@@ -101,6 +101,12 @@ def _matches(pattern: str) -> Found:
     return Found(files, of_files)
 
 
+def require_apart(path: Path, data: Iterable[str | Path]) -> None:
+    """Raise UsageError when what is written to `path` would overwrite one of the files `data`."""
+    if path.exists() and any(path.samefile(file) for file in data if Path(file).exists()):
+        raise UsageError("is the data itself", where=str(path), fix="name another file to write to")
+
+
 def read_records(path: Path, known_columns: frozenset[str]) -> Iterator[Record]:
     """Yield the records of one file; raise Unreadable when it cannot be read at all."""
     return records_of(read_pieces(path, known_columns))

@@ -20,7 +20,7 @@ from typing import Any, Protocol
 
 from penala.conversations.conversation import Conversation, read_jsonl
 from penala.conversations.ledger import Ledger
-from penala.errors import DataError
+from penala.errors import DataError, counted
 from penala.tokens import lock
 from penala.tokens.chat_tokenizer import ChatTokenizer, tokenizer_files
 from penala.tokens.outcomes import Fitting, Outcome, PrepareSettings, outcomes, processes
@@ -146,8 +146,9 @@ class _Preparation:
         if self._problems:
             shown = "\n  ".join(self._problems[:SHOWN])
             more = f"\n  and {len(self._problems) - SHOWN} more" if len(self._problems) > SHOWN else ""
-            count = "1 row" if len(self._problems) == 1 else f"{len(self._problems):,} rows"
-            raise DataError(f"{count} cannot be trained:\n  {shown}{more}", fix=self._fix())
+            raise DataError(
+                f"{counted(len(self._problems), 'row')} cannot be trained:\n  {shown}{more}", fix=self._fix()
+            )
         self._ledger.check()
         for remark, rows in sorted(self._remarks.items()):
             self._note(f"{remark} (rows: {rows:,})")

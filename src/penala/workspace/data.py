@@ -200,11 +200,9 @@ def reading_options(schema: str, columns: Mapping[str, str]) -> str:
 
 def _require_writable(path: Path, data: Sequence[str | Path]) -> None:
     """Raise UsageError now for a file that could not be written later, or is one of the data; leave nothing behind."""
-    from penala.conversations.files import find_files
+    from penala.conversations.files import find_files, require_apart
 
-    files = [file for place in data for file in find_files(place).files if file.exists()]
-    if path.exists() and any(map(path.samefile, files)):
-        raise UsageError("is the data itself", where=str(path), fix="name another file to write to")
+    require_apart(path, [file for place in data for file in find_files(place).files])
     is_new = not path.exists()
     try:
         path.open("ab").close()

@@ -107,7 +107,9 @@ def submit(
 
 def _about(workspace: "Workspace", recipe: "Recipe", *, deploy: bool) -> dict[str, Any]:
     """Return what `penala models explain` tells of the recipe: its text as it is now, and the command that runs it."""
-    flags = [flag for change in recipe.overrides for flag in ("--set", change)] + ([] if deploy else ["--no-deploy"])
+    from penala.recipe import set_flags
+
+    flags = set_flags(recipe.overrides) + ([] if deploy else ["--no-deploy"])
     command = ["penala", "--workspace", str(workspace.folder), "run", str(recipe.file), *flags]
     text = recipe.file.read_text(encoding="utf-8") if recipe.file.is_file() else None
     return {"recipe": {"file": str(recipe.file), "text": text}, "command": shlex.join(command)}
